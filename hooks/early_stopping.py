@@ -1,0 +1,64 @@
+"""The hook that ends a run that has stopped getting better, or is good enough."""
+
+from typing import Any, Literal
+
+from tensordict import TensorDictBase
+
+from runner.hook import TrainerHookBase
+from runner.spec import StateDict
+from runner.types import NonNegativeFloat, PositiveInt
+
+
+class EarlyStopping(TrainerHookBase):
+    """Stops the run when ``monitor`` reaches ``threshold``, or after ``patience`` values without improvement.
+
+    Args:
+        monitor: a metric; values are compared each time a new one is logged.
+        mode: ``max`` if higher is better, else ``min``.
+        min_delta: an improvement smaller than this does not count.
+        patience: values without improvement before the run ends.
+        threshold: good enough; ``None`` for no such value.
+    """
+
+    def __init__(
+        self,
+        monitor: str,
+        mode: Literal["max", "min"] = "max",
+        min_delta: NonNegativeFloat = 0.0,
+        patience: PositiveInt = 10,
+        threshold: float | None = None,
+    ) -> None:
+        self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
+        self.min_delta, self.patience = min_delta, patience
+        self.threshold = threshold
+        self.best: float | None = None
+        self.waited = 0
+        self._judged: Any = None
+
+    def register(self, trainer: Any, name: str | None = None) -> None:
+        self.trainer = trainer
+        trainer.register_module(name or self.default_name(), self)
+        trainer.register_op("post_steps_log", self)
+
+    def __call__(self, batch: TensorDictBase) -> None:
+        value = self.trainer.metrics.latest.get(self.monitor)
+        if value is not None and value is not self._judged:  # a new value is a new object, even if it is equal
+            self._judged = value
+            self._judge(self.sign * float(value))
+
+    def _judge(self, value: float) -> None:
+        if self.threshold is not None and value >= self.sign * self.threshold:
+            self.trainer.request_stop(f"{self.monitor} reached {self.sign * value:g}")
+        best = float("-inf") if self.best is None else self.best
+        if value > best + self.min_delta:
+            self.best, self.waited = value, 0
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            self.trainer.request_stop(f"{self.monitor} has not improved on {self.sign * best:g} {self.waited} times")
+
+    def state_dict(self) -> StateDict:
+        return {"best": self.best, "waited": self.waited}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        self.best, self.waited = state["best"], state["waited"]

@@ -1,0 +1,188 @@
+"""Plain values in, objects out: every part of a run can be made here, with or without a configuration."""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from runner.collectors.in_process import InProcessCollector
+from runner.data.replay import KEYS, Replay
+from runner.data.sampler import UniformSampler
+from runner.data.storage import TensorStorage
+from runner.envs.vector import Environment, make_environment
+from runner.evaluation import Evaluation
+from runner.exploration import EpsilonGreedy
+from runner.hook import TrainerHookBase
+from runner.learner.approximation import Approximation
+from runner.learner.gradients import Clip, ClipBy, NonFinite
+from runner.learner.learner import DEFAULT_MODULE, Learner, Loss, Module
+from runner.learner.optimization import Optimization
+from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, TrivialTarget
+from runner.losses.dqn import DQNLoss, LossFunction
+from runner.metrics import Metrics
+from runner.networks.mlp import make_q_network
+from runner.policy import Exploration, Policy
+from runner.schedules import Schedule
+from runner.seeding import Streams, env_seed
+from runner.spec import NEXT_DONE, Collector, DataSource, EnvSpec, Logger, Progress
+from runner.trainer import Trainer
+from runner.types import Discount, Every, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+
+
+def make_policy(
+    networks: Mapping[str, nn.Module], spec: EnvSpec, exploration: Exploration | None = None, device: str = "cpu"
+) -> Policy:
+    """A policy that acts by the first of ``networks``."""
+    return Policy(next(iter(networks.values())), spec, exploration, device=device)
+
+
+def make_collector_offpolicy(
+    environment: Environment,
+    policy: Policy,
+    frames_per_batch: PositiveInt = 10,
+    init_random_frames: NonNegativeInt = 0,
+    progress: Progress | None = None,
+) -> InProcessCollector:
+    """A collector that plays ``frames_per_batch`` env steps between two rounds of updates."""
+    return InProcessCollector(environment, policy, frames_per_batch, init_random_frames, progress)
+
+
+def make_replay_buffer(
+    generator: torch.Generator | None = None,
+    device: str = "cpu",
+    capacity: PositiveInt = 50_000,
+    batch_size: PositiveInt = 128,
+    optim_steps: NonNegativeInt = 1,
+    warmup: NonNegativeInt = 0,
+    n_step: PositiveInt = 1,
+    gamma: Discount = 0.99,
+) -> Replay:
+    """A replay buffer that samples uniformly; ``gamma`` discounts within the ``n_step`` rewards it sums."""
+    keys = KEYS if n_step == 1 else (*KEYS, NEXT_DONE)
+    sampler = UniformSampler(generator or torch.Generator())
+    return Replay(
+        TensorStorage(capacity, keys, device),
+        sampler,
+        batch_size=batch_size,
+        optim_steps=optim_steps,
+        warmup=warmup,
+        n_step=n_step,
+        gamma=gamma,
+    )
+
+
+def make_dqn_loss(gamma: Discount = 0.99, double: bool = True, loss_function: LossFunction = "smooth_l1") -> DQNLoss:
+    """The loss of deep Q-learning, over a network ``q``."""
+    return DQNLoss(gamma, double, loss_function)
+
+
+def make_target_updater(update_frequency: PositiveInt | None = None, rate: Fraction | None = None) -> TargetNetwork:
+    """A target renewed every ``update_frequency`` updates, or averaged at ``rate``, or neither: the network itself."""
+    if update_frequency is not None and rate is not None:
+        raise ValueError("a target has an update_frequency (copied) or a rate (averaged), not both")
+    if update_frequency is not None:
+        return FixedTarget(update_frequency)
+    return TrivialTarget() if rate is None else PolyakTarget(rate)
+
+
+def make_learner(
+    networks: Mapping[str, nn.Module],
+    loss: Loss,
+    optimizer: Callable[[Sequence[nn.Parameter]], optim.Optimizer],
+    scheduler: Schedule | None = None,
+    target_updater: TargetNetwork | None = None,
+    progress: Progress | None = None,
+    clip: PositiveFloat | None = None,
+    clip_by: ClipBy = "global_norm",
+    loss_weights: dict[str, float] | None = None,
+    update_every: PositiveInt = 1,
+    non_finite: NonFinite = "raise",
+) -> Learner:
+    """A learner with one module: all of ``networks`` moved by one optimizer.
+
+    Args:
+        networks: by name; those that ``loss.targets`` names are each followed by a copy of ``target_updater``.
+        optimizer: makes the optimizer from the parameters.
+        scheduler: learning rate over env steps.
+        clip, clip_by: largest gradient, and of what.
+        loss_weights: by loss term.
+        update_every: apply in every n-th update.
+        non_finite: what to do about gradients that are no numbers.
+    """
+    followed = getattr(loss, "targets", ()) if target_updater else ()
+    wrapped = {
+        name: Approximation(model, name=name, target=deepcopy(target_updater) if name in followed else None)
+        for name, model in networks.items()
+    }
+    optimization = Optimization(
+        optimizer([parameter for model in networks.values() for parameter in model.parameters()]),
+        every=update_every,
+        schedule=scheduler,
+        clip=Clip(clip, clip_by) if clip else None,
+        loss_weights=loss_weights,
+        non_finite=non_finite,
+        targets=[wrapped[name].target for name in followed],
+    )
+    return Learner({DEFAULT_MODULE: Module(wrapped, loss, (optimization,))}, progress)
+
+
+def make_evaluation(
+    environment: Environment,
+    policy: Policy,
+    streams: Streams,
+    every: Every,
+    episodes: PositiveInt = 10,
+    final_episodes: PositiveInt = 20,
+) -> Evaluation:
+    """Greedy evaluation on environments like ``environment``'s, with seeds that training never uses."""
+
+    def seed_of(stream: str, episode: int) -> int:
+        return env_seed(streams.seed, stream, episode)
+
+    return Evaluation(environment.make, policy, seed_of, every, episodes, final_episodes)
+
+
+def make_trainer(
+    collector: Collector,
+    learner: Learner,
+    source: DataSource,
+    total_frames: PositiveInt,
+    frame_skip: PositiveInt = 1,
+    hooks: Mapping[str, TrainerHookBase] | None = None,
+    loggers: Sequence[Logger] = (),
+    save_trainer_file: str | Path | None = None,
+    **limits: Any,
+) -> Trainer:
+    """A trainer with ``hooks`` registered in their order; ``limits`` are further arguments of :class:`Trainer`."""
+    trainer = Trainer(
+        collector=collector,
+        learner=learner,
+        source=source,
+        total_frames=total_frames,
+        frame_skip=frame_skip,
+        metrics=limits.pop("metrics", None) or Metrics(loggers),
+        save_trainer_file=save_trainer_file,
+        **limits,
+    )
+    for name, hook in (hooks or {}).items():
+        hook.register(trainer, name)
+    return trainer
+
+
+__all__ = [
+    "EpsilonGreedy",
+    "Streams",
+    "make_collector_offpolicy",
+    "make_dqn_loss",
+    "make_environment",
+    "make_evaluation",
+    "make_learner",
+    "make_policy",
+    "make_q_network",
+    "make_replay_buffer",
+    "make_target_updater",
+    "make_trainer",
+]

@@ -1,0 +1,103 @@
+"""One checked configuration becomes the objects of one run."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from runner.builders import make_policy, make_trainer
+from runner.config.build import Builder
+from runner.envs.vector import Environment
+from runner.evaluation import Evaluation
+from runner.hook import TrainerHookBase
+from runner.metrics import Metrics
+from runner.seeding import Streams
+from runner.spec import DataSource, Progress
+from runner.trainer import Trainer
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """The parts of a run that those who start it need to reach."""
+
+    trainer: Trainer
+    environment: Environment
+    source: DataSource
+    evaluation: Evaluation
+    networks: Mapping[str, nn.Module]
+    hooks: Mapping[str, TrainerHookBase]
+
+
+def assemble(config: Config, run: Any = None) -> Experiment:
+    """Build everything that ``config`` names.
+
+    Args:
+        config: resolved and checked; plain Python values.
+        run: the run's folder, for loggers and checkpoints; without one there are none.
+    """
+    streams = Streams(config["seed"])
+    streams.seed_globals("networks")
+    progress = Progress(frame_skip=config["frame_skip"])
+    total_env_steps = config["total_frames"] // config["frame_skip"]
+    builder = Builder(
+        streams=streams, progress=progress, total_env_steps=total_env_steps, device=config["device"], run=run
+    )
+    environment = _build_acting(config, builder, streams)
+    _build_learning(config, builder, streams)
+    loggers = builder.build_all(config["logger"] if run is not None else {})
+    trainer = make_trainer(
+        collector=builder.runtime["collector"],
+        learner=builder.runtime["learner"],
+        source=builder.runtime["source"],
+        total_frames=config["total_frames"],
+        frame_skip=config["frame_skip"],
+        metrics=Metrics(loggers.values()),
+        checkpoint=builder.build(config["checkpoint"]) if run is not None else None,
+        stop_after=config["stop_after"],
+        log_every=config["log_every"],
+        progress=progress,
+    )
+    trainer.register_module("streams", streams)
+    hooks = _register_hooks(config, builder, trainer)
+    streams.seed_globals("run")
+    runtime = builder.runtime
+    return Experiment(trainer, environment, runtime["source"], runtime["evaluation"], runtime["networks"], hooks)
+
+
+def _build_acting(config: Config, builder: Builder, streams: Streams) -> Environment:
+    """Environment, networks, policy, collector."""
+    runtime = builder.runtime
+    environment = runtime["environment"] = builder.build(config["env"])
+    runtime["spec"] = environment.spec
+    runtime["networks"] = builder.build(config["network"])
+    for network in runtime["networks"].values():
+        network.to(config["device"])
+    exploration = builder.build(config["exploration"], generator=streams.numpy("exploration"))
+    runtime["policy"] = make_policy(runtime["networks"], environment.spec, exploration, config["device"])
+    runtime["collector"] = builder.build(config["collector"])
+    return environment
+
+
+def _build_learning(config: Config, builder: Builder, streams: Streams) -> None:
+    """Data source, loss, optimizer, learner, evaluation."""
+    runtime = builder.runtime
+    runtime["source"] = builder.build(config["source"], generator=streams.torch("sampler"))
+    runtime["loss"] = builder.build(config["loss"])
+    runtime["scheduler"] = builder.build(config["scheduler"])
+    runtime["target_updater"] = builder.build(config["target_updater"])
+    runtime["optimizer"] = lambda params: builder.build(config["optimizer"], params=params)
+    runtime["learner"] = builder.build(config["learner"])
+    runtime["evaluation"] = builder.build(config["evaluation"])
+
+
+def _register_hooks(config: Config, builder: Builder, trainer: Trainer) -> dict[str, TrainerHookBase]:
+    builder.runtime["trainer"] = trainer
+    named: dict[str, TrainerHookBase] = {}
+    for group in ("learning", "hooks"):
+        for name, hook in builder.build_all(config[group] or {}).items():
+            hook.register(trainer, name)
+            named[name] = hook
+    return named

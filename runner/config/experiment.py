@@ -1,0 +1,130 @@
+"""The life of one run: built, perhaps resumed, trained, evaluated, and described to whoever started it."""
+
+import logging
+import math
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from runner.config.assemble import Config, Experiment, assemble
+from runner.config.signals import StopSignals
+from runner.config.summary import explain_schedule, summarize
+from runner.runs import RunFolder, config_hash, read_git_sha
+from runner.spec import HooklineError
+
+log = logging.getLogger(__name__)
+
+FINAL_RETURN = "eval/final_return_mean"
+PREEMPTED = 75
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended; ``objective`` is the mean return of the final weights, for sweeps to maximize."""
+
+    status: str
+    objective: float = math.nan
+    exit_code: int = 0
+
+
+class RunCrashed(HooklineError):
+    """Something other than Hookline's own checks ended a run."""
+
+
+def explain(config: Config) -> str:
+    """What a run would do: the schedule of its hooks, shapes, and memory. Builds the parts and trains nothing."""
+    torch.set_num_threads(config["threads"])
+    return explain_schedule(config, assemble(config))
+
+
+def run_experiment(config: Config, folder: Path, resume: bool = False, algo: str = "", env: str = "") -> Outcome:
+    """Run (or go on with) the experiment ``config`` in ``folder``; ``algo`` and ``env`` name it in ``run.json``."""
+    torch.set_num_threads(config["threads"])
+    run = _open_run(config, folder, resume, algo, env)
+    experiment = assemble(config, run)
+    trainer = experiment.trainer
+    trainer.metrics.log_hparams(config)
+    if resume:
+        _load(trainer)
+    run.update(status="running", progress=trainer.progress.state_dict())
+    with StopSignals() as signals:
+        trainer.save_request = signals.reason
+        try:
+            trainer.train()
+            return _finish(config, experiment, run, signals)
+        except Exception as error:
+            raise _crash(experiment, run, error) from error
+        finally:
+            _close(experiment)
+
+
+def _open_run(config: Config, folder: Path, resume: bool, algo: str, env: str) -> RunFolder:
+    if resume:
+        return RunFolder.open(folder)
+    identity = {"seed": config["seed"], "config_hash": config_hash(config), "git_sha": read_git_sha(Path(__file__))}
+    return RunFolder.start(folder, algo=algo, env=env, threads=config["threads"], **identity)
+
+
+def _load(trainer: Any) -> None:
+    """Restore the newest good checkpoint; a run that was stopped before its first one begins anew."""
+    if trainer.checkpoint.folders():
+        trainer.load_from_file()
+    else:
+        log.warning("there is no checkpoint yet: the run begins anew")
+
+
+def _finish(config: Config, experiment: Experiment, run: RunFolder, signals: StopSignals) -> Outcome:
+    trainer = experiment.trainer
+    if signals.reason() is not None:
+        trainer.metrics.close("preempted")
+        _record(experiment, run, "preempted", signals.reason())
+        print(summarize(config, experiment, run, "preempted", None), flush=True)
+        return Outcome("preempted", exit_code=PREEMPTED)
+    final = experiment.evaluation.run("final_evaluation")
+    trainer.metrics.add(
+        {FINAL_RETURN: float(final.returns.mean()), "eval/final_return_std": float(final.returns.std())}
+    )
+    trainer.write_row()
+    trainer.metrics.close("done")
+    _record(experiment, run, "done", trainer.stop_reason)
+    print(summarize(config, experiment, run, "done", final), flush=True)
+    return Outcome("done", float(final.returns.mean()))
+
+
+def _record(experiment: Experiment, run: RunFolder, status: str, reason: str | None) -> None:
+    trainer = experiment.trainer
+    recorder = experiment.hooks.get("recorder")
+    run.update(
+        status=status,
+        reason=reason,
+        progress=trainer.progress.state_dict(),
+        metrics=dict(trainer.metrics.last_row),
+        best=dict(getattr(recorder, "best", {})),
+    )
+
+
+def _crash(experiment: Experiment, run: RunFolder, error: Exception) -> HooklineError:
+    """Write down what happened; a failure that explains itself is passed on, any other in one line with its place."""
+    log.error("the run crashed", exc_info=error)
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    where = f"{Path(frame.filename).name}:{frame.lineno}"
+    line = f"{type(error).__name__} in {where}: {' '.join(str(error).split())}"
+    experiment.trainer.metrics.close("crashed")
+    _record(experiment, run, "crashed", line)
+    if isinstance(error, HooklineError):
+        return error
+    return RunCrashed(f"{line} (traceback: {run.path / 'run.log'}; go on with: resume={run.path})")
+
+
+def _close(experiment: Experiment) -> None:
+    for hook in experiment.hooks.values():
+        close = getattr(hook, "close", None)
+        if callable(close):
+            close()
+    experiment.evaluation.close()
+    collector = experiment.trainer.collector
+    if collector is not None:
+        collector.shutdown()

@@ -1,0 +1,89 @@
+"""What ``python run.py --help`` prints."""
+
+import textwrap
+from typing import Any
+
+from runner.config.composer import Composer, as_plain
+from runner.config.report import show
+from runner.config.tree import ABSENT, lookup
+
+USAGE = """\
+Hookline trains reinforcement-learning agents. A run is one tree of settings, put together from groups.
+
+  python run.py algo=dqn env=cartpole                    train, evaluate, log, checkpoint
+  python run.py env=gym env.id=LunarLander-v3            any environment of gymnasium, or my_pkg:MyEnv-v0
+  python run.py -m seed=0,1,2 optimizer.lr=1e-3,5e-4     a sweep: six runs
+  python run.py resume=outputs/dqn-cartpole/<run>        go on where a run stopped; resume=auto finds it
+  python run.py explain=true                             say what would run, then exit
+"""
+
+SETTINGS = {
+    "seed": "one number fixes every random choice",
+    "total_frames": "how long to train: env steps x frame_skip",
+    "stop_after": "stop earlier: stop_after.updates=1000 (or env_steps, episodes, seconds)",
+    "frame_skip": "how often each action is repeated",
+    "device": "cpu, cuda or cuda:1",
+    "threads": "of torch",
+    "log_every": "a row of metrics: log_every.updates=100",
+    "env.id": "the environment",
+    "env.num_envs": "environments side by side",
+    "collector.frames_per_batch": "env steps between two rounds of updates",
+    "loss.gamma": "discount",
+    "optimizer.lr": "learning rate",
+    "source.capacity": "transitions kept",
+    "source.batch_size": "transitions in one update",
+    "source.optim_steps": "updates for each collected batch",
+    "exploration.end": "and exploration.start, exploration.env_steps",
+    "target_updater.update_frequency": "updates between two copies",
+    "learner.clip": "largest gradient",
+    "evaluation.every": "evaluation.every.episodes=50",
+    "evaluation.episodes": "in each evaluation",
+    "checkpoint.every": "checkpoint.every.env_steps=1000",
+}
+"""The keys people type, in the order they think of them; keys that a configuration lacks are not shown."""
+
+EXAMPLES = """\
+More
+  hooks=[default,early_stopping]     several choices of one group;  '~hooks.progress_bar' takes one out
+  hooks.log_reward.window=20         settings of a hook by its name;  logger=csv picks one logger
+  experiment=<name>                  a pinned recipe;  tuned=null leaves tuned values out
+  +env.kwargs.gravity=9.8            a key that the file does not list
+  --config-dir my_conf               groups of your own beside these;  _target_: my_pkg.MyHook names your code
+  --cfg job                          print the whole tree;  --hydra-help, --info and --shell-completion are Hydra's
+
+Where things go
+  outputs/<algo>-<env>/<date_time>-s<seed>/ holds metrics.csv, run.log, run.json, command.txt and ckpt/;
+  hydra.run.dir=<folder> puts it elsewhere. All runs: mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db
+"""
+
+WIDTH = 118
+
+
+def help_text(composer: Composer) -> str:
+    """The whole page: usage, groups with their choices from disk, settings with their defaults, examples."""
+    composition = composer.compose([])
+    groups = [
+        _group_line(group, composer.choices(group), composition.choices.get(group)) for group in composer.groups()
+    ]
+    tree = as_plain(composition.tree)
+    settings = [line for key, comment in SETTINGS.items() if (line := _setting_line(key, tree, comment))]
+    return "\n".join(
+        [USAGE, "Groups (group=choice; * is the default)", *groups, "", "Settings (key=value)", *settings, "", EXAMPLES]
+    ).rstrip()
+
+
+def _group_line(group: str, choices: list[str], default: Any) -> str:
+    chosen = default if isinstance(default, list) else [default]
+    marked = "  ".join(f"*{choice}" if choice in chosen else choice for choice in choices)
+    return textwrap.fill(marked, WIDTH, initial_indent=f"  {group:<16}", subsequent_indent=" " * 18)
+
+
+def _setting_line(key: str, tree: dict[str, Any], comment: str) -> str | None:
+    value = lookup(tree, key)
+    if value is ABSENT:
+        return None
+    if isinstance(value, dict) and len(value) == 1:
+        (unit,) = value
+        key, value = f"{key}.{unit}", value[unit]
+    written = value if isinstance(value, str) else show(value)
+    return f"  {f'{key}={written}':<40} {comment}"

@@ -1,0 +1,31 @@
+"""The parameters that the builder fills in while it builds; they are never keys of the configuration."""
+
+INJECTED = frozenset(
+    {
+        "checkpoint",
+        "collector",
+        "device",
+        "environment",
+        "evaluation",
+        "exploration",
+        "frame_skip_injected",
+        "generator",
+        "learner",
+        "loss",
+        "metrics",
+        "network",
+        "networks",
+        "optimizer",
+        "params",
+        "policy",
+        "progress",
+        "run",
+        "scheduler",
+        "source",
+        "spec",
+        "streams",
+        "target_updater",
+        "total_env_steps",
+        "trainer",
+    }
+)

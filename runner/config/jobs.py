@@ -1,0 +1,152 @@
+"""Running what was checked: one run, a resumed run, or the jobs of a sweep."""
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from runner.config.arguments import command_line
+from runner.config.composer import HYDRA_VERSION_BASE, Composer
+from runner.config.experiment import PREEMPTED, Outcome, explain, run_experiment
+from runner.config.names import OUTPUTS, run_names
+from runner.config.origins import Origins
+from runner.config.report import Problem, Rejected
+from runner.config.resume import Resumed
+from runner.config.validate import validate
+from runner.runs import config_hash, find_unfinished
+from runner.spec import HooklineError
+
+log = logging.getLogger(__name__)
+logging.getLogger("hydra").setLevel(logging.WARNING)  # hydra.verbose sets it again
+logging.getLogger("torchsnapshot").setLevel(logging.WARNING)  # it writes 14 lines about every checkpoint
+
+__all__ = ["Job", "Jobs", "explain", "resume_run"]
+
+
+@dataclass
+class Job:
+    """One job of a sweep, and how it ended."""
+
+    number: int
+    overrides: str
+    folder: Path
+    status: str = "running"
+    objective: float = math.nan
+    exit_code: int = 0
+
+    def row(self) -> str:
+        score = "-" if math.isnan(self.objective) else f"{self.objective:.1f}"
+        return f"{self.number:>4}  {self.status:<10} {score:>10}  {self.overrides or '-'}  {self.folder}"
+
+
+@dataclass
+class Jobs:
+    """The task that Hydra calls for each job; ``done`` collects how they ended."""
+
+    command: str
+    composer: Composer
+    conf: Path
+    is_id_typed: bool
+    is_sweep: bool
+    swept: tuple[str, ...] = ()
+    done: list[Job] = field(default_factory=list)
+
+    def launch(self, argv: Sequence[str], config_name: str) -> int:
+        """Let Hydra run everything; returns the exit code."""
+        decorate = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(self.conf), config_name=config_name)
+        try:
+            with command_line(argv):
+                decorate(self.task)()
+        except SystemExit as ended:  # a preempted job, or a launcher that Hydra gave up on
+            return ended.code if isinstance(ended.code, int) else 1
+        if self.is_sweep:
+            self._print_table()
+            return int(any(job.exit_code for job in self.done))
+        return self.done[0].exit_code
+
+    def task(self, tree: DictConfig) -> float:
+        """Run one job; the objective, or nan where the job failed."""
+        job = self._describe()
+        self.done.append(job)
+        try:
+            outcome = self._run(tree, job)
+            job.status, job.objective, job.exit_code = outcome.status, outcome.objective, outcome.exit_code
+        except Exception as error:  # the other jobs of a sweep still run
+            job.status, job.exit_code = "failed", getattr(error, "exit_code", 1)
+            report_failure(error, job, self.is_sweep)
+        if self.is_sweep and job.exit_code == PREEMPTED:
+            raise SystemExit(PREEMPTED)
+        return job.objective
+
+    def _describe(self) -> Job:
+        settings = HydraConfig.get()
+        number = int(settings.job.num) if self.is_sweep else 0
+        typed = [text for text in settings.overrides.task if not text.startswith("~")]
+        own = [text for text in typed if text.partition("=")[0].lstrip("+") in self.swept] or typed
+        return Job(number, " ".join(own), Path(os.path.relpath(settings.runtime.output_dir)))
+
+    def _run(self, tree: DictConfig, job: Job) -> Outcome:
+        job.folder.joinpath("command.txt").write_text(f"{self.command}\n")
+        config, problems = validate(tree, Origins(), self.composer.groups())
+        if problems:
+            raise Rejected(problems)
+        algo, env = run_names(HydraConfig.get().runtime.choices, config, self.is_id_typed)
+        if config["resume"] == "auto" and (folder := find_resumable(config)):
+            log.info("going on in %s", folder)
+            job.folder = folder
+            return run_experiment(config, folder, resume=True, algo=algo, env=env)
+        return run_experiment(config, job.folder, resume=False, algo=algo, env=env)
+
+    def _print_table(self) -> None:
+        rows = [f"{'job':>4}  {'status':<10} {'return':>10}  overrides  folder", *(job.row() for job in self.done)]
+        print("\n".join(rows), flush=True)
+
+
+def find_resumable(config: dict[str, Any]) -> Path | None:
+    """The one unfinished run with this configuration; raises ``Rejected`` where there are several."""
+    found = find_unfinished(OUTPUTS, config_hash(config))
+    if len(found) > 1:
+        listed = ", ".join(map(str, found))
+        raise Rejected([Problem("resume=auto", "command line", f"{len(found)} unfinished runs fit: {listed}",
+                                "choose one with resume=<folder>")])  # fmt: skip
+    return found[0] if found else None
+
+
+def report_failure(error: Exception, job: Job, is_sweep: bool) -> None:
+    """One line for the user; the traceback of what explains itself badly goes to the log."""
+    if not isinstance(error, HooklineError | Rejected):
+        log.error("the run failed", exc_info=error)
+    words = str(error) if isinstance(error, HooklineError | Rejected) else f"{type(error).__name__}: {error}"
+    line = " ".join(words.split())
+    where = f"log: {job.folder / 'run.log'}"
+    message = f"job {job.number} ({job.overrides}) failed: {line}; {where}" if is_sweep else f"{line}; {where}"
+    print(message, file=sys.stderr, flush=True)
+
+
+def resume_run(resumed: Resumed, command: str) -> int:
+    """Go on in the run's own folder; returns the exit code."""
+    job = Job(0, "", resumed.folder)
+    resumed.store()
+    with open(resumed.folder / "command.txt", "a") as file:
+        file.write(f"{command}\n")
+    handler = logging.FileHandler(resumed.folder / "run.log")
+    handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
+    try:
+        return run_experiment(resumed.config, resumed.folder, resume=True).exit_code
+    except Exception as error:
+        report_failure(error, job, is_sweep=False)
+        return int(getattr(error, "exit_code", 1))
+    finally:
+        root.removeHandler(handler)
+        handler.close()

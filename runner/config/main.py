@@ -1,0 +1,152 @@
+"""The command line: help, then every check that needs no torch, and only then the run."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+
+from runner.config.arguments import Arguments, command_line, parse_arguments
+from runner.config.check import CONF, Checked, check, extend_import_path
+from runner.config.composer import HYDRA_VERSION_BASE, Composer
+from runner.config.help import help_text
+from runner.config.names import folder_of_run, folder_of_sweep, quote, run_names
+from runner.config.overrides import parse_overrides
+from runner.config.report import COMMAND_LINE, Problem, Rejected
+from runner.config.resume import resume
+from runner.runs import RUN_FILE, claim_folder
+
+
+def cli() -> None:
+    """The console script."""
+    sys.exit(main())
+
+
+def main(argv: Sequence[str] | None = None, conf: Path = CONF) -> int:
+    """Do what the command line says; returns the exit code: 0 done, 1 crash, 2 config, 3 checkpoint, 75 preempted."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _main(words, conf)
+    except Rejected as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def _main(argv: list[str], conf: Path) -> int:
+    arguments = parse_arguments(argv)
+    extend_import_path(arguments.config_dir)
+    if arguments.help:
+        print(help_text(Composer(conf, arguments.config_dir, arguments.config_name)))
+        return 0
+    if arguments.passes_through:
+        return _pass_through(argv, arguments, conf)
+    command = shlex.join([*_program(), *argv])
+    folder = _folder_to_resume(arguments, conf)
+    if folder is not None:
+        return _resume(arguments, folder, command, conf)
+    checked = check(arguments, conf)
+    for notice in checked.notices:
+        print(f"note: {notice}", file=sys.stderr)
+    if checked.config["explain"]:
+        return _explain(checked.config)
+    if checked.config["resume"] == "auto" and not arguments.multirun and (found := _find_resumable(checked.config)):
+        trust = [text for text in arguments.overrides if text.startswith("trust=")]
+        return _resume(_only(arguments, trust), found, command, conf)
+    return _launch(arguments, checked, command, conf)
+
+
+def _program() -> list[str]:
+    name = sys.argv[0]
+    return ["python", name] if name.endswith(".py") else [name]
+
+
+def _only(arguments: Arguments, overrides: list[str]) -> Arguments:
+    return Arguments(tuple(overrides), arguments.config_dir, arguments.config_name)
+
+
+def _folder_to_resume(arguments: Arguments, conf: Path) -> Path | None:
+    """The folder of ``resume=<folder>``, if that is typed."""
+    composer = Composer(conf, arguments.config_dir, arguments.config_name)
+    typed, _ = parse_overrides([t for t in arguments.overrides if t.startswith("resume=")], composer, multirun=True)
+    values = [value for item in typed for value in item.values if value not in (None, "auto")]
+    if values and arguments.multirun:
+        raise Rejected([Problem(f"resume={values[0]}", COMMAND_LINE, "one run is resumed at a time", "leave out -m")])
+    return Path(str(values[-1])) if values else None
+
+
+def _launch(arguments: Arguments, checked: Checked, command: str, conf: Path) -> int:
+    from runner.config.jobs import Jobs
+
+    composer = Composer(conf, arguments.config_dir, arguments.config_name)
+    jobs = Jobs(command, composer, conf, checked.is_typed("env.id"), arguments.multirun, checked.swept())
+    flags = ["-m"] if arguments.multirun else []
+    flags += ["--config-dir", str(arguments.config_dir)] if arguments.config_dir else []
+    return jobs.launch([*flags, *_folders(arguments, checked), *checked.overrides], arguments.config_name)
+
+
+def _folders(arguments: Arguments, checked: Checked) -> list[str]:
+    """Overrides that give the run, or the sweep, a folder of its own."""
+    algo, env = run_names(checked.choices, checked.config, checked.is_typed("env.id"))
+    added = _quiet(checked)
+    if not arguments.multirun:
+        if checked.is_typed("hydra.run.dir"):
+            _refuse_used_folder(checked)
+        else:
+            added.append(f"hydra.run.dir={quote(claim_folder(folder_of_run(algo, env, checked.config['seed'])))}")
+        return added
+    if not checked.is_typed("hydra.sweep.dir"):
+        added.append(f"hydra.sweep.dir={quote(claim_folder(folder_of_sweep(algo, env)))}")
+    if not checked.is_typed("hydra.sweep.subdir"):
+        added.append("hydra.sweep.subdir=${hydra.job.num}-s${seed}")
+    return added
+
+
+def _refuse_used_folder(checked: Checked) -> None:
+    folder = [str(item.values[-1]) for item in checked.typed if item.key == "hydra.run.dir"][-1]
+    if Path(folder, RUN_FILE).exists():
+        words = "there is a run in this folder already"
+        raise Rejected([Problem(f"hydra.run.dir={folder}", COMMAND_LINE, words, f"resume={folder} goes on with it")])
+
+
+def _quiet(checked: Checked) -> list[str]:
+    """Log lines go to the run's file; the terminal is for the progress bar and the summary."""
+    if any(item.key.startswith(("hydra.verbose", "hydra.job_logging", "hydra/job_logging")) for item in checked.typed):
+        return []
+    return ["hydra/hydra_logging=none", "hydra.job_logging.root.handlers=[file]"]
+
+
+def _explain(config: dict[str, Any]) -> int:
+    from runner.config.jobs import explain
+    from runner.spec import HooklineError
+
+    try:
+        print(explain(config))
+    except HooklineError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def _find_resumable(config: dict[str, Any]) -> Path | None:
+    from runner.config.jobs import find_resumable
+
+    return find_resumable(config)
+
+
+def _resume(arguments: Arguments, folder: Path, command: str, conf: Path) -> int:
+    resumed = resume(arguments, folder, conf)
+    if resumed.config["explain"]:
+        return _explain(resumed.config)
+    from runner.config.jobs import resume_run
+
+    return resume_run(resumed, command)
+
+
+def _pass_through(argv: list[str], arguments: Arguments, conf: Path) -> int:
+    """Hydra's own flags; nothing runs."""
+    decorate = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(conf), config_name=arguments.config_name)
+    with command_line(argv):
+        decorate(lambda tree: None)()
+    return 0

@@ -1,0 +1,82 @@
+"""What is wrong with a configuration, in words: one line for each mistake."""
+
+import difflib
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+COMMAND_LINE = "command line"
+FEW = 12
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One mistake: the full key, where it was set last, what is wrong, and what to type instead.
+
+    ``key`` may show the value too; ``path`` is the key alone, where other mistakes may follow from this one.
+    """
+
+    key: str
+    origin: str
+    message: str
+    hint: str = ""
+    path: str = ""
+
+    def __str__(self) -> str:
+        ending = f"; {self.hint}" if self.hint else ""
+        return " ".join(f"{self.key} ({self.origin}): {self.message}{ending}".split())
+
+
+class Rejected(Exception):
+    """The configuration cannot be run; carries every mistake found."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = list(dict.fromkeys(problems))
+        super().__init__(str(self))
+
+    def __str__(self) -> str:
+        count = len(self.problems)
+        title = "one mistake" if count == 1 else f"{count} mistakes"
+        return "\n".join([f"{title} in the configuration, nothing was started:", *(f"  {p}" for p in self.problems)])
+
+
+def show(value: Any) -> str:
+    """A value as one would write it in JSON."""
+    return json.dumps(value, default=str)
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """The name most like ``name``, or ``None``."""
+    candidates = sorted(set(names))
+    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    starts = [candidate for candidate in candidates if len(name) > 1 and candidate.startswith(name)]
+    return close[0] if close else (starts[0] if starts else None)
+
+
+def nearest_key(key: str, keys: Sequence[str]) -> str | None:
+    """The full key most like ``key``: under the same parent first, then the same last name anywhere, then any."""
+    parent, _, leaf = key.rpartition(".")
+    siblings = {k.rpartition(".")[2]: k for k in keys if k.rpartition(".")[0] == parent}
+    if sibling := nearest(leaf, siblings):
+        return siblings[sibling]
+    namesakes = sorted((k for k in keys if k.rpartition(".")[2] == leaf), key=lambda k: (k.count("."), k))
+    if namesakes:
+        return nearest(key, namesakes) or namesakes[0]
+    leaves = {k.rpartition(".")[2]: k for k in sorted(keys, reverse=True)}
+    close = nearest(key, keys)
+    return close or (leaves[like] if (like := nearest(leaf, leaves)) else None)
+
+
+def did_you_mean(name: str | None) -> str:
+    """A question about the nearest name, if there is one."""
+    return f"did you mean {name}?" if name else ""
+
+
+def choices_hint(name: str, choices: Sequence[str]) -> str:
+    """The nearest choice, and all of them when they are few."""
+    guess = did_you_mean(nearest(name, choices))
+    listed = f"choices: {', '.join(choices)}" if 0 < len(choices) <= FEW else ""
+    return "; ".join(part for part in (guess, listed) if part)

@@ -1,0 +1,164 @@
+"""Going on with a run: its stored configuration, and on top of it what is typed now."""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from runner.config.arguments import Arguments
+from runner.config.check import CONF
+from runner.config.composer import Composer, as_plain
+from runner.config.groups import choose, usable_choices
+from runner.config.keys import check_key
+from runner.config.origins import read_stored_origins
+from runner.config.overrides import Typed, apply, parse_overrides
+from runner.config.report import COMMAND_LINE, Problem, Rejected
+from runner.config.rewrite import replace_units, without_null_groups
+from runner.config.schema import TARGET
+from runner.config.stored import forbidden_problems, read_yaml, targets_of, unnameable_problems
+from runner.config.tree import lookup
+from runner.config.validate import check_values, resolve
+from runner.runs import read_run
+
+FIXED_GROUPS = ("algo", "env", "network", "experiment", "tuned")
+FIXED_NODES = ("env", "network")
+"""A checkpoint fits only the algorithm, environment and network that it was written by."""
+
+
+@dataclass(frozen=True)
+class Resumed:
+    """A run to go on with; ``tree`` is its configuration with what was typed now, as it is kept for the next time."""
+
+    config: dict[str, Any]
+    folder: Path
+    tree: DictConfig
+
+    def store(self) -> None:
+        """Write the configuration back, so that what was typed now still holds when the run is resumed again."""
+        path = self.folder / ".hydra" / "config.yaml"
+        temporary = path.with_name(f"config.yaml.{os.getpid()}")
+        own: dict[str, Any] = {"resume": None, "explain": False, "trust": []}
+        temporary.write_text(OmegaConf.to_yaml(OmegaConf.merge(self.tree, own)), encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def resume(arguments: Arguments, folder: Path, conf: Path = CONF) -> Resumed:
+    """Check a run's folder and what is typed besides ``resume=``; raises ``Rejected`` with every mistake."""
+    record = _read_record(folder)
+    stored = read_yaml(folder / ".hydra" / "config.yaml")
+    composer = Composer(conf, arguments.config_dir, arguments.config_name)
+    return _Resume(arguments, folder, stored, composer).run(record)
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise Rejected([Problem(f"resume={folder}", COMMAND_LINE, "there is no such folder")])
+    try:
+        return read_run(folder)
+    except ValueError as error:
+        raise Rejected([Problem(f"resume={folder}", COMMAND_LINE, str(error))]) from None
+
+
+def _fixed(item: Typed, name: str) -> Problem:
+    return Problem(item.text, COMMAND_LINE, f"a resumed run keeps its {name}", "leave it out, or start a new run")
+
+
+def _finished(record: Mapping[str, Any], typed: list[Typed], stored: Mapping[str, Any]) -> Iterator[Problem]:
+    if record["status"] != "done":
+        return
+    frames = stored.get("total_frames")
+    more = [item.values[0] for item in typed if item.key == "total_frames" and item.values]
+    grows = bool(more) and isinstance(frames, int) and isinstance(more[-1], int | float) and more[-1] > frames
+    if not grows and not any(item.key.startswith("stop_after") for item in typed):
+        yield Problem("resume", COMMAND_LINE, "this run is done", f"total_frames=<more than {frames}> lets it go on")
+
+
+class _Resume:
+    def __init__(self, arguments: Arguments, folder: Path, stored: dict[str, Any], composer: Composer) -> None:
+        self._folder, self._stored, self._composer = folder, stored, composer
+        typed, self._problems = parse_overrides(arguments.overrides, composer, multirun=False)
+        typed, problems = usable_choices(without_null_groups(typed), composer)
+        self._problems += problems
+        self._typed = [item for item in typed if item.key != "resume"]
+        self._path = folder / ".hydra" / "config.yaml"
+        self._origins = read_stored_origins(self._path)
+        self._named: set[str] = set()  # keys of nodes whose targets this command line names
+
+    def run(self, record: Mapping[str, Any]) -> Resumed:
+        self._problems += _finished(record, self._typed, self._stored)
+        tree = self._compose(record["algo"])
+        self._typed = replace_units(self._typed, as_plain(tree), self._composer)
+        changes = list(self._accepted(as_plain(tree)))
+        for item in changes:
+            self._note_targets(item.key, item.values[0] if item.values else None)
+            problem = apply(tree, item, item.values[0] if item.values else None)
+            self._problems += [problem] if problem else []
+        self._set_own_keys(tree, changes)
+        config = self._check(tree)
+        if self._problems:
+            raise Rejected(self._problems)
+        return Resumed(config, self._folder, tree)
+
+    def _compose(self, algo: str) -> DictConfig:
+        """The stored tree, with a fresh node for every group that is typed."""
+        base = [f"algo={algo}"] if algo in self._composer.choices("algo") else []
+        try:
+            tree = OmegaConf.create(self._stored)
+            for group in {item.key for item in self._typed if item.is_group and not item.is_hydra}:
+                if group in FIXED_GROUPS:
+                    continue
+                chosen = [text for item in self._typed if item.is_group and item.key == group for text in choose(item)]
+                tree[group] = self._composer.compose([*base, "~tuned", *chosen]).tree.get(group)
+                self._note_targets(group, as_plain(tree)[group])
+        except (OmegaConfBaseException, ValueError, AssertionError) as error:
+            words = f"cannot be read: {' '.join(str(error).split())}"
+            raise Rejected([*self._problems, Problem(str(self._path), "run folder", words)]) from None
+        return tree
+
+    def _accepted(self, plain: Mapping[str, Any]) -> Iterator[Typed]:
+        """The values that may be set; every other override becomes a problem."""
+        for item in self._typed:
+            name = item.key.split(".")[0]
+            if item.is_hydra:
+                words = "a resumed run stays in its folder and takes no setting of Hydra"
+                self._problems.append(Problem(item.text, COMMAND_LINE, words))
+            elif item.is_group:
+                self._problems += [_fixed(item, item.key)] if item.key in FIXED_GROUPS else []
+            elif problem := check_key(item, plain, self._origins, self._composer.groups()):
+                self._problems.append(problem)
+            elif name in FIXED_NODES and (not item.values or lookup(plain, item.key) != item.values[0]):
+                self._problems.append(_fixed(item, name))
+            else:
+                self._origins.typed.update(item.keys())
+                yield item
+
+    def _note_targets(self, key: str, value: Any) -> None:
+        self._named.update(node for node, _ in targets_of(value, key))
+        if key.endswith(f".{TARGET}"):
+            self._named.add(key.removesuffix(f".{TARGET}"))
+
+    def _set_own_keys(self, tree: DictConfig, changes: list[Typed]) -> None:
+        """What concerns only this command is never taken from the folder."""
+        typed = {item.key for item in changes}
+        for name, value in {"resume": str(self._folder), "explain": False, "trust": []}.items():
+            if name not in typed:
+                tree[name] = value
+
+    def _check(self, tree: DictConfig) -> dict[str, Any]:
+        """Names before values before identities: nothing that is not trusted is imported."""
+        resolved = resolve(tree, self._origins)
+        listed = resolved.values["trust"]
+        trust = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+        refused = list(unnameable_problems(resolved.values, trust, self._named, str(self._path)))
+        if refused:
+            self._problems += [*resolved.problems, *refused]
+            return {}
+        config, wrong = check_values(resolved, self._origins, self._composer.groups())
+        self._problems += wrong
+        if not self._problems:
+            self._problems += forbidden_problems(config, trust, self._named, str(self._path))
+        return config

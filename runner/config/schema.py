@@ -1,0 +1,173 @@
+"""The target's signature is the schema: every node of a resolved tree is checked against it, and its values coerced."""
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic_core import ValidationError
+
+from runner.config.injected import INJECTED
+from runner.config.origins import Origins
+from runner.config.report import Problem, did_you_mean, nearest, show
+from runner.config.root import NAMED_NODES, NEEDED_NODES, OPTIONAL_NODES
+from runner.config.signature import REQUIRED, Parameter, Signature, read_signature
+from runner.config.targets import TargetError
+from runner.config.tree import MISSING, Unknown, has_unknown
+from runner.config.words import describe, is_factory, union_members, unwrap
+
+ROOT = "runner.config.root.root"
+TARGET = "_target_"
+
+
+@lru_cache(maxsize=1024)
+def _adapter(hint: Any) -> TypeAdapter[Any] | None:
+    try:
+        return TypeAdapter(hint)
+    except Exception:  # a class pydantic cannot describe: its values are not checked
+        return None
+
+
+def is_node(value: Any) -> bool:
+    """Whether a value names what is to be built."""
+    return isinstance(value, Mapping) and TARGET in value
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    """``1e6`` is how people write a million; where a whole number is wanted it is one."""
+    if isinstance(value, list):
+        return [_with_whole_numbers(item) for item in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+class Schema:
+    """Checks a tree; ``problems`` fills up with whatever is wrong."""
+
+    def __init__(self, origins: Origins, groups: list[str]) -> None:
+        self._origins, self._groups = origins, groups
+        self.problems: list[Problem] = []
+
+    def check(self, tree: Mapping[str, Any]) -> dict[str, Any]:
+        """The tree with every value coerced to its hint; meaningless where problems were found."""
+        signature = read_signature(ROOT)
+        nodes = {key: value for key, value in tree.items() if key not in signature.parameters}
+        values = {key: value for key, value in tree.items() if key in signature.parameters}
+        self._find_missing("", signature, values)
+        coerced = {key: self._value(key, signature.parameters[key], value) for key, value in values.items()}
+        for name in NEEDED_NODES:
+            if nodes.get(name) is None:
+                self._report(name, "missing", f"choose one with {name}=...")
+        self._find_nameless_env(nodes.get("env"))
+        absent = dict.fromkeys(OPTIONAL_NODES) | {name: {} for name in NAMED_NODES}
+        found = {key: self._root_node(key, value, [*nodes, *values]) for key, value in nodes.items()}
+        return coerced | absent | {key: value for key, value in found.items() if value is not None}
+
+    def _find_nameless_env(self, env: Any) -> None:
+        if is_node(env) and {"id", "make"} <= set(env) and env["id"] is None and env["make"] is None:
+            self._report("env.id", "missing: expected the id of an environment", "add env.id=<Name-v0>")
+
+    def _root_node(self, key: str, value: Any, siblings: list[str]) -> Any:
+        if key in NAMED_NODES and isinstance(value, Mapping):
+            named = {name: node for name, node in value.items() if node is not None}
+            return {name: self._needed_node(f"{key}.{name}", node) for name, node in named.items()}
+        if key not in (*self._groups, *NEEDED_NODES, *NAMED_NODES):
+            self._report(key, "there is no such key", did_you_mean(nearest(key, {*siblings, *self._groups} - {key})))
+            return value
+        return value if value is None or isinstance(value, Unknown) else self._needed_node(key, value)
+
+    def _needed_node(self, key: str, value: Any) -> Any:
+        if is_node(value):
+            return self.node(key, value)
+        if not isinstance(value, Unknown):
+            self._report(key, "expected a node with a _target_", f"got {show(value)}")
+        return value
+
+    def node(self, key: str, node: Mapping[str, Any]) -> dict[str, Any]:
+        """Check one node against its target's signature."""
+        target = node[TARGET]
+        if not isinstance(target, str):
+            if not isinstance(target, Unknown):
+                self._report(
+                    f"{key}.{TARGET}", "expected the dotted name of a class or function", f"got {show(target)}"
+                )
+            return dict(node)
+        try:
+            signature = read_signature(target)
+        except TargetError as error:
+            self._report(f"{key}.{TARGET}", str(error))
+            return dict(node)
+        self._find_missing(key, signature, node)
+        return {name: value if name == TARGET else self._argument(key, name, value, signature)
+                for name, value in node.items()}  # fmt: skip
+
+    def _argument(self, key: str, name: str, value: Any, signature: Signature) -> Any:
+        full = f"{key}.{name}"
+        parameter = signature.parameters.get(name)
+        if parameter is not None and name in INJECTED:
+            self._report(full, "is filled in by the builder and cannot be set")
+        elif parameter is None and not (signature.takes_any and not name.startswith("_")):
+            known = [other for other in signature.parameters if other not in INJECTED]
+            guess = nearest(name, known)
+            takes = f"{signature.target} takes {', '.join(known) or 'nothing'}"
+            self._report(full, "there is no such parameter", did_you_mean(f"{key}.{guess}") if guess else takes)
+        return self._value(full, parameter or Parameter(name), value)
+
+    def _find_missing(self, key: str, signature: Signature, given: Mapping[str, Any]) -> None:
+        for name, parameter in signature.parameters.items():
+            if parameter.default is REQUIRED and name not in INJECTED and name not in given:
+                full = f"{key}.{name}" if key else name
+                prefix = "" if not key else "+"
+                self._report(full, f"missing: expected {describe(parameter.hint)}", f"add {prefix}{full}=...")
+
+    def _value(self, key: str, parameter: Parameter, value: Any) -> Any:
+        if value is MISSING:
+            self._report(key, f"missing: expected {describe(parameter.hint)}", f"add {key}=...")
+            return value
+        value = self._inner_nodes(key, value)
+        if has_unknown(value):
+            return value
+        if _contains_node(value):
+            if not _takes_nodes(parameter.hint):
+                self._report(f"{key} = {show(value)}", f"expected {describe(parameter.hint)}", key=key)
+            return value
+        return self._coerce(key, parameter.hint, value)
+
+    def _inner_nodes(self, key: str, value: Any) -> Any:
+        if is_node(value):
+            return self.node(key, value)
+        if isinstance(value, Mapping):
+            return {name: self._inner_nodes(f"{key}.{name}", item) for name, item in value.items()}
+        if isinstance(value, list):
+            return [self._inner_nodes(f"{key}.{index}", item) for index, item in enumerate(value)]
+        if value is MISSING:
+            self._report(key, "missing", f"add {key}=...")
+        return value
+
+    def _coerce(self, key: str, hint: Any, value: Any) -> Any:
+        adapter = _adapter(hint)
+        if adapter is None:
+            return value
+        for candidate in (value, _with_whole_numbers(value)):
+            try:
+                return adapter.validate_json(json.dumps(candidate), strict=True)
+            except (ValidationError, TypeError):
+                continue
+        self._report(f"{key} = {show(value)}", f"expected {describe(hint)}", key=key)
+        return value
+
+    def _report(self, shown: str, message: str, hint: str = "", key: str | None = None) -> None:
+        self.problems.append(Problem(shown, self._origins.of(key or shown), message, hint, key or shown))
+
+
+def _contains_node(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return is_node(value) or any(_contains_node(item) for item in value.values())
+    return isinstance(value, list) and any(_contains_node(item) for item in value)
+
+
+def _takes_nodes(hint: Any) -> bool:
+    """Whether a built object could be meant: anything but plain values."""
+    plain = (bool, int, float, str, type(None))
+    members = [unwrap(member)[0] for member in union_members(unwrap(hint)[0])]
+    return any(is_factory(member) or not (member in plain or "Literal" in str(member)) for member in members)

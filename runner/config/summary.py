@@ -1,0 +1,87 @@
+"""What a person is told before a run (``explain=true``) and after it."""
+
+import os
+import shlex
+from pathlib import Path
+from typing import Any
+
+from runner.config.assemble import Config, Experiment
+from runner.evaluation import Evaluated
+from runner.hook import POINTS
+from runner.runs import RunFolder
+
+
+def explain_schedule(config: Config, experiment: Experiment) -> str:
+    """The hooks at each point in order, shapes, parameter counts, replay memory, and what will be run."""
+    trainer, spec = experiment.trainer, experiment.environment.spec
+    collector = trainer.collector
+    assert collector is not None
+    sections = {
+        "environment": [
+            f"{spec.id} x {experiment.environment.num_envs}, resumes by {experiment.environment.resume_mode}",
+            f"observation {list(spec.observation_shape)} {spec.observation_dtype}, "
+            f"action {list(spec.action_shape)} {spec.action_dtype}"
+            + (f" of {spec.num_actions}" if spec.num_actions is not None else ""),
+        ],
+        "networks": [_describe_network(name, network) for name, network in experiment.networks.items()],
+        "run": _describe_run(config, experiment),
+        "hooks, in the order in which they fire": [
+            f"{point:<20} {', '.join(names) or '-'}" for point, names in trainer.schedule().items() if point in POINTS
+        ],
+    }
+    return "\n".join(
+        line for title, lines in sections.items() for line in (f"{title}:", *(f"  {one}" for one in lines))
+    )
+
+
+def _describe_network(name: str, network: Any) -> str:
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    shapes = " ".join(str(list(parameter.shape)) for parameter in network.parameters() if parameter.dim() > 1)
+    return f"{name}: {parameters:,} parameters in {shapes}"
+
+
+def _describe_run(config: Config, experiment: Experiment) -> list[str]:
+    collector: Any = experiment.trainer.collector
+    source: Any = experiment.source
+    per_batch = collector.frames_per_batch * config["frame_skip"]
+    batches = -(-config["total_frames"] // per_batch)
+    learning = max(batches - max(-(-source.warmup // collector.frames_per_batch) - 1, 0), 0)
+    lines = [
+        f"{batches * per_batch:,} frames in {batches:,} batches of {collector.frames_per_batch} env steps",
+        f"{learning * source.optim_steps():,} updates, after a warm-up of {source.warmup:,} env steps",
+    ]
+    memory = getattr(source, "memory_bytes", None)
+    return [*lines, f"replay memory when full: {memory(collector.batch) / 2**20:,.1f} MiB"] if memory else lines
+
+
+def summarize(config: Config, experiment: Experiment, run: RunFolder, status: str, final: Evaluated | None) -> str:
+    """The closing lines of a run: what was reached, how fast, where things are, and what to type next."""
+    progress, path = experiment.trainer.progress, _shown(run.path)
+    lines = [f"{status}: {experiment.trainer.stop_reason}"]
+    if final is not None:
+        lines.append(
+            f"return      {final.returns.mean():.1f} +- {final.returns.std():.1f} "
+            f"({len(final.returns)} greedy episodes of the final weights, seeds never used before)"
+        )
+    rate = progress.env_steps / max(progress.seconds, 1e-9)
+    lines += [
+        f"trained     {progress.env_steps:,} env steps, {progress.updates:,} updates, {progress.episodes:,} episodes "
+        f"in {progress.seconds:.1f} s ({rate:,.0f} env steps/s)",
+        f"folder      {path}  (metrics.csv, run.json, run.log, ckpt/)",
+        f"go on       {_command()} resume={shlex.quote(str(path))}"
+        + (f" total_frames={2 * config['total_frames']}" if status == "done" else ""),
+    ]
+    return "\n".join([*lines, *_ways_to_look(experiment)])
+
+
+def _ways_to_look(experiment: Experiment) -> list[str]:
+    looks = [getattr(logger, "look", None) for logger in experiment.trainer.metrics.loggers]
+    return [f"look        {look()}" for look in looks if callable(look)]
+
+
+def _command() -> str:
+    return os.environ.get("HOOKLINE_COMMAND", "python run.py")
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

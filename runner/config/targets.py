@@ -1,0 +1,86 @@
+"""Targets: dotted names that become classes and functions, and which of them a stored run may name."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from runner.config.report import did_you_mean, nearest
+from runner.config.source import split_target, submodules
+
+OURS = ("runner.", "hooks.")
+NOT_FOR_RUNS = ("runner.config", "runner.sweeps", "runner.runs", "runner.auto", "runner.__main__")
+"""Our own modules that start runs or make folders: no stored run has a reason to name them."""
+LIBRARIES = ("torch.nn.", "torch.optim.", "gymnasium.")
+
+
+class TargetError(Exception):
+    """A ``_target_`` does not name a class or function."""
+
+
+def resolve_target(target: str) -> Any:
+    """Import the object of a dotted name; raises ``TargetError`` with the nearest name."""
+    place = split_target(target)
+    if place is None:
+        first = target.partition(".")[0]
+        raise TargetError(f"{target} cannot be found: there is no module {first} with such a name in it")
+    module_name, names = place
+    found = _import(module_name)
+    for name in names:
+        if not hasattr(found, name):
+            raise TargetError(no_such_name(dir(found), module_name, [name]))
+        found = getattr(found, name)
+    if not callable(found) or inspect.ismodule(found):
+        raise TargetError(f"{target} is neither a class nor a function")
+    return found
+
+
+def _import(module_name: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except Exception as error:
+        raise TargetError(f"importing {module_name} failed: {type(error).__name__}: {error}") from error
+
+
+def no_such_name(known: Iterable[str], module_name: str, names: Sequence[str]) -> str:
+    """That a module lacks a name, and which it has that is most like it."""
+    if names[0] in (modules := submodules(module_name)):
+        return f"{module_name}.{names[0]} is a module: a target is a class or function in it"
+    public = [other for other in (*known, *modules) if not other.startswith("_")]
+    return f"{module_name} has no {names[0]}; {did_you_mean(nearest(names[0], public))}".rstrip("; ")
+
+
+def is_nameable(target: str, trust: Sequence[str]) -> bool:
+    """Whether a stored run may have this target looked up at all: judged by the name, before anything is imported."""
+    if _begins(target, NOT_FOR_RUNS) and not _begins(target, trust):
+        return False
+    return target.startswith((*OURS, *LIBRARIES)) or _begins(target, trust)
+
+
+def is_allowed(found: Any, trust: Sequence[str]) -> bool:
+    """Whether a stored run may build this object: judged by where it is really defined, whatever it was called.
+
+    Ours: classes and functions. torch.nn, torch.optim and gymnasium: classes. Trusted packages: both.
+    """
+    module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", "")
+    if not isinstance(module, str) or not (inspect.isclass(found) or inspect.isfunction(found)):
+        return False
+    if getattr(sys.modules.get(module), name, None) is not found:
+        return False
+    if _begins(module, trust):
+        return True
+    return _is_ours(module) or (inspect.isclass(found) and _is_library_part(module))
+
+
+def _is_ours(module: str) -> bool:
+    return module.startswith(OURS) and not _begins(module, NOT_FOR_RUNS)
+
+
+def _is_library_part(module: str) -> bool:
+    # The wrappers of gymnasium write videos and statistics wherever they are told to.
+    return module.startswith(LIBRARIES) and not module.startswith("gymnasium.wrappers")
+
+
+def _begins(name: str, packages: Sequence[str]) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)

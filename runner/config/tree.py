@@ -1,0 +1,120 @@
+"""Looking into trees of dicts and lists by dotted keys, and resolving interpolations one by one."""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import Container, DictConfig, ListConfig, Node
+from omegaconf.errors import InterpolationToMissingValueError
+
+from runner.config.origins import Origins
+from runner.config.report import Problem
+
+ABSENT = object()
+CIRCLE = "it leads back to itself"
+LONGEST_CHAIN = 20
+LINK = re.compile(r"\$\{([\w.]+)\}")
+
+
+class Unknown:
+    """A value that cannot be checked: missing, already reported, or known only while the run is being started."""
+
+
+MISSING, REPORTED, LATER = Unknown(), Unknown(), Unknown()
+
+
+def lookup(tree: Any, key: str) -> Any:
+    """The value at a dotted key, or ``ABSENT``."""
+    for part in key.split(".") if key else ():
+        if isinstance(tree, Mapping):
+            tree = tree.get(part, ABSENT)
+        elif isinstance(tree, list) and part.isdigit() and int(part) < len(tree):
+            tree = tree[int(part)]
+        else:
+            return ABSENT
+    return tree
+
+
+def all_keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a tree, inner nodes included."""
+    for name, value in tree.items():
+        yield f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            yield from all_keys(value, f"{prefix}{name}.")
+
+
+def has_unknown(value: Any) -> bool:
+    """Whether anything in a value cannot be checked."""
+    if isinstance(value, Mapping):
+        return any(has_unknown(item) for item in value.values())
+    return isinstance(value, Unknown) or (isinstance(value, list) and any(has_unknown(item) for item in value))
+
+
+class Resolver:
+    """Turns an OmegaConf tree into plain values; what cannot be resolved becomes a problem instead of an exception."""
+
+    def __init__(self, origins: Origins) -> None:
+        self._origins = origins
+        self.problems: list[Problem] = []
+        self.links: dict[str, str] = {}  # keys that are nothing but ${other.key}, and that other key
+
+    def plain(self, tree: DictConfig) -> dict[str, Any]:
+        value = self._value(tree, "", 0)
+        return value if isinstance(value, dict) else {}
+
+    def _value(self, node: Node | None, key: str, depth: int) -> Any:
+        if node is None:
+            return None
+        if node._is_interpolation():
+            return self._follow(node, key, depth)
+        if node._is_missing():
+            return MISSING
+        if node._is_none() or not isinstance(node, Container):
+            return node._value()
+        if isinstance(node, DictConfig):
+            return {str(name): self._child(node, name, key, depth) for name in node._content}  # type: ignore[union-attr]
+        assert isinstance(node, ListConfig)
+        return [self._child(node, index, key, depth) for index in range(len(node))]
+
+    def _child(self, node: Any, name: Any, key: str, depth: int) -> Any:
+        return self._value(node._get_node(name), f"{key}.{name}" if key else str(name), depth)
+
+    def _follow(self, node: Node, key: str, depth: int) -> Any:
+        written = str(node._value())
+        if match := LINK.fullmatch(written):
+            self.links[key] = match[1]
+        if depth > LONGEST_CHAIN:
+            return self._report_circle(key, written)
+        chained = self._next_interpolation(node, written)
+        if chained is not None:  # what is wrong further along the chain is reported there, once
+            return self._value(chained[1], chained[0], depth + 1)
+        try:
+            target = node._dereference_node()
+        except InterpolationToMissingValueError:
+            return REPORTED  # the key it points to is reported as missing
+        except Exception as error:  # resolvers may raise anything
+            if "${hydra:" in written:
+                return LATER
+            if "recursi" in f"{type(error)} {error}".lower():
+                return self._report_circle(key, written)
+            return self._report(key, written, str(error).strip().split("\n")[0].rstrip("."))
+        return self._value(target, key, depth + 1)
+
+    def _next_interpolation(self, node: Node, written: str) -> tuple[str, Node] | None:
+        match = LINK.fullmatch(written)
+        target: Any = node._get_root()
+        for part in match[1].split(".") if match else ():
+            target = target._get_node(part) if isinstance(target, DictConfig) and not target._is_none() else None
+        return (match[1], target) if match and isinstance(target, Node) and target._is_interpolation() else None
+
+    def _report_circle(self, key: str, written: str) -> Unknown:
+        if any(CIRCLE in problem.message for problem in self.problems):
+            return REPORTED
+        return self._report(key, written, CIRCLE)
+
+    def _report(self, key: str, written: str, reason: str) -> Unknown:
+        reported = {problem.key for problem in self.problems}
+        if key not in reported:
+            message = f"the interpolation {written} cannot be resolved: {reason}"
+            self.problems.append(Problem(key, self._origins.of(key), message))
+        return REPORTED

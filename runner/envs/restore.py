@@ -1,0 +1,112 @@
+"""How an environment in mid-episode is brought back: from a snapshot, from a tape of actions, or not at all."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium.wrappers import TimeLimit
+
+from runner.spec import EnvSpec
+
+log = logging.getLogger(__name__)
+
+PROBE_STEPS = 30
+_PAIRS = (("get_state", "set_state"), ("clone_state", "restore_state"))
+
+
+class Snapshot(NamedTuple):
+    """How to read and write the whole state of an environment."""
+
+    get: Callable[[], Any]
+    set: Callable[[Any], None]
+
+
+def snapshot_of(env: gymnasium.Env) -> Snapshot | None:
+    """The environment's own pair of state functions, joined with the step counts of its time limits."""
+    for get_name, set_name in _PAIRS:
+        get, put = (getattr(env.unwrapped, name, None) for name in (get_name, set_name))
+        if callable(get) and callable(put):
+            return _with_time_limits(env, get, put)
+    return None
+
+
+def _with_time_limits(env: gymnasium.Env, get: Callable[[], Any], put: Callable[[Any], Any]) -> Snapshot:
+    limits = [wrapper for wrapper in _wrappers(env) if isinstance(wrapper, TimeLimit)]
+
+    def get_all() -> dict[str, Any]:
+        return {"state": get(), "elapsed_steps": [limit._elapsed_steps for limit in limits]}
+
+    def set_all(saved: dict[str, Any]) -> None:
+        put(saved["state"])
+        for limit, elapsed_steps in zip(limits, saved["elapsed_steps"], strict=True):
+            limit._elapsed_steps = elapsed_steps
+
+    return Snapshot(get_all, set_all)
+
+
+def _wrappers(env: gymnasium.Env) -> list[gymnasium.Env]:
+    chain = [env]
+    while isinstance(chain[-1], gymnasium.Wrapper):
+        chain.append(chain[-1].env)
+    return chain
+
+
+def probe(env: gymnasium.Env, spec: EnvSpec) -> str:
+    """Play 30 steps, bring them back, and name the best mode that worked: ``snapshot``, ``tape`` or ``none``."""
+    actions = _random_actions(spec)
+    if _snapshot_works(env, actions):
+        return "snapshot"
+    if _same(_play(env, actions), _play(env, actions)):
+        return "tape"
+    log.warning(
+        "%s does not repeat itself from the same seed and actions: a resumed run restarts its episodes", spec.id
+    )
+    return "none"
+
+
+def _snapshot_works(env: gymnasium.Env, actions: list[Any]) -> bool:
+    snapshot = snapshot_of(env)
+    if snapshot is None:
+        return False
+    try:
+        env.reset(seed=1)
+        saved = snapshot.get()
+        first = _follow(env, actions)
+        snapshot.set(saved)
+        return _same(first, _follow(env, actions))
+    except Exception as error:  # foreign code: whatever it raises, there is still the tape
+        log.info("no snapshots of %s: %s", env, error)
+        return False
+
+
+def _random_actions(spec: EnvSpec) -> list[Any]:
+    generator = np.random.default_rng(0)
+    if spec.num_actions is not None:
+        return generator.integers(spec.num_actions, size=PROBE_STEPS).tolist()
+    low, high = (np.clip(bound, spec.action_low, spec.action_high) for bound in (-1, 1))
+    return list(generator.uniform(low, high, (PROBE_STEPS, *spec.action_shape)).astype(spec.action_dtype))
+
+
+def _play(env: gymnasium.Env, actions: list[Any]) -> list[tuple[Any, ...]]:
+    observation, _ = env.reset(seed=1)
+    return [(observation,), *_follow(env, actions)]
+
+
+def _follow(env: gymnasium.Env, actions: list[Any]) -> list[tuple[Any, ...]]:
+    steps: list[tuple[Any, ...]] = []
+    for action in actions:
+        observation, reward, terminated, truncated, _ = env.step(action)
+        steps.append((np.array(observation), reward, terminated, truncated))
+        if terminated or truncated:
+            break
+    return steps
+
+
+def _same(first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> bool:
+    return len(first) == len(second) and all(
+        np.array_equal(left, right)
+        for one, other in zip(first, second, strict=True)
+        for left, right in zip(one, other, strict=True)
+    )

@@ -1,0 +1,82 @@
+"""Greedy episodes on environments and seeds of their own, which training never notices."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from runner.policy import Policy
+from runner.types import Every, PositiveInt
+
+MAX_EPISODE_STEPS = 100_000
+"""An evaluation episode of an environment without a time limit is cut here."""
+
+
+class Evaluated(NamedTuple):
+    """Returns and lengths of the episodes of one evaluation, each ``[E]``."""
+
+    returns: np.ndarray
+    lengths: np.ndarray
+
+    def metrics(self) -> dict[str, float]:
+        return {
+            "eval/return_mean": float(self.returns.mean()),
+            "eval/return_std": float(self.returns.std()),
+            "eval/length_mean": float(self.lengths.mean()),
+        }
+
+
+class Evaluation:
+    """Plays each episode from its own fixed seed, all of them side by side.
+
+    Args:
+        make: makes one environment.
+        policy: copied, with its current weights, at every evaluation.
+        seed_of: seed of an episode of a stream: ``"evaluation"`` during training, ``"final_evaluation"`` after it.
+        every: how often during training.
+        episodes, final_episodes: episodes of one evaluation during training, and of the final weights.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Any],
+        policy: Policy,
+        seed_of: Callable[[str, int], int],
+        every: Every,
+        episodes: PositiveInt,
+        final_episodes: PositiveInt,
+    ) -> None:
+        self.make, self.policy, self.seed_of = make, policy, seed_of
+        self.every, self.episodes, self.final_episodes = every, episodes, final_episodes
+        self._envs: list[Any] = []
+
+    def run(self, stream: str = "evaluation") -> Evaluated:
+        """Play ``episodes`` (or ``final_episodes``) with the weights as they are now."""
+        episodes = self.final_episodes if stream == "final_evaluation" else self.episodes
+        self._envs += [self.make() for _ in range(episodes - len(self._envs))]
+        seeds = [self.seed_of(stream, episode) for episode in range(episodes)]
+        return play(self.policy.copy(), self._envs[:episodes], seeds)
+
+    def close(self) -> None:
+        for env in self._envs:
+            env.close()
+        self._envs.clear()
+
+
+def play(policy: Policy, envs: list[Any], seeds: list[int]) -> Evaluated:
+    """One greedy episode in each environment: the first started, however long, so that short ones do not count more."""
+    dtype = policy.spec.observation_dtype
+    observation = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]).astype(dtype)
+    returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
+    running = list(range(len(envs)))
+    while running:
+        actions = policy.greedy(observation[running])
+        still_running = []
+        for index, action in zip(running, actions, strict=True):
+            observation[index], reward, terminated, truncated, _ = envs[index].step(action)
+            returns[index] += reward
+            lengths[index] += 1
+            if not (terminated or truncated or lengths[index] >= MAX_EPISODE_STEPS):
+                still_running.append(index)
+        running = still_running
+    return Evaluated(returns, lengths)

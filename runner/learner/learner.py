@@ -1,0 +1,226 @@
+"""Many modules, their losses and their optimizations, moved in the right order."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor, nn, optim
+
+from runner.learner.approximation import Approximation
+from runner.learner.optimization import Optimization
+from runner.spec import Progress, StateDict
+
+DEFAULT_MODULE = "default"
+
+Networks = Mapping[str, Callable[..., Any]]
+
+
+class Loss(Protocol):
+    """Ordered named terms; each maps (networks, batch, hyper-parameters) to ``loss_*`` and per-sample outputs."""
+
+    @property
+    def terms(self) -> Mapping[str, Callable[[Networks, TensorDictBase, Mapping[str, Any]], TensorDictBase]]: ...
+
+    @property
+    def hyper_parameters(self) -> Mapping[str, Any]: ...
+
+
+class ModuleLoss:
+    """A ready loss module, ``loss_module(batch) -> {loss_*: ...}``, as a loss with one term."""
+
+    def __init__(self) -> None:
+        self.hyper_parameters: dict[str, Any] = {}
+        self.terms = {"loss": self._call}
+
+    @staticmethod
+    def _call(networks: Networks, batch: TensorDictBase, hyper_parameters: Mapping[str, Any]) -> TensorDictBase:
+        losses = networks["loss_module"](batch)
+        return losses if isinstance(losses, TensorDictBase) else TensorDict(dict(losses), batch_size=[])
+
+
+class Module(NamedTuple):
+    """What one module id stands for. ``optimizations`` are applied in their order."""
+
+    networks: Mapping[str, Approximation]
+    loss: Loss
+    optimizations: Sequence[Optimization]
+
+
+class Learner:
+    """Turns sub-batches into new weights; a single agent is a learner with one module, ``default``.
+
+    The terms of an optimization are evaluated when its turn comes, on current weights: the first due one in
+    :meth:`compute_losses`, before anything has moved, the others within :meth:`step`.
+
+    Args:
+        modules: by id. With several, a batch is keyed by module id.
+        progress: the run's counters, which say what is due and where schedules are.
+    """
+
+    def __init__(self, modules: Mapping[str, Module], progress: Progress | None = None) -> None:
+        self.modules = dict(modules)
+        _check_owners(self.modules)
+        self.progress = progress or Progress()
+        self._callables = {module_id: _callables(module.networks) for module_id, module in self.modules.items()}
+
+    @classmethod
+    def from_loss_module(
+        cls,
+        loss_module: Callable[..., Any],
+        optimizer: optim.Optimizer | Optimization,
+        progress: Progress | None = None,
+    ) -> "Learner":
+        """A learner for a ready ``loss_module(batch) -> {loss_*: ...}`` and a torch optimizer over its parameters."""
+        optimization = optimizer if isinstance(optimizer, Optimization) else Optimization(optimizer)
+        model = loss_module if isinstance(loss_module, nn.Module) else _Callable(loss_module, optimization.parameters)
+        module = Module({"loss_module": Approximation(model)}, ModuleLoss(), (optimization,))
+        return cls({DEFAULT_MODULE: module}, progress)
+
+    def compute_losses(self, batch: TensorDictBase) -> TensorDictBase:
+        """The losses of each module's first due optimization; outputs per sample (``td_error``) go into ``batch``."""
+        losses = {module_id: self._first_losses(module_id, batch) for module_id in self.modules}
+        return next(iter(losses.values())) if len(losses) == 1 else TensorDict(losses, batch_size=[])
+
+    def _first_losses(self, module_id: str, batch: TensorDictBase) -> TensorDictBase:
+        due = self._due(module_id)
+        return self._evaluate(module_id, due[0], self._data(module_id, batch)) if due else TensorDict(batch_size=[])
+
+    def step(self, losses: TensorDictBase, batch: TensorDictBase) -> dict[str, Any]:
+        """Apply every due optimization, the first to ``losses``, and return metrics (tensors, not yet read)."""
+        metrics: dict[str, Any] = {}
+        for module_id in self.modules:
+            own = losses if len(self.modules) == 1 else losses.get(module_id)
+            prefix = self._prefix(module_id)
+            for index, optimization in enumerate(self._due(module_id)):
+                if index:
+                    own = self._evaluate(module_id, optimization, self._data(module_id, batch))
+                for name, value in self._update(optimization, own).items():
+                    metrics[prefix + name] = value
+        return metrics
+
+    def _prefix(self, module_id: str) -> str:
+        """What the names of a module's metrics begin with: nothing, as long as there is only one module."""
+        return "" if len(self.modules) == 1 else f"{module_id}/"
+
+    def _update(self, optimization: Optimization, losses: TensorDictBase) -> dict[str, Tensor]:
+        metrics = _loss_metrics(losses)
+        gradients = self.compute_gradients(optimization, losses)
+        metrics.update(self.postprocess_gradients(optimization, gradients))
+        self.apply_gradients(optimization, gradients)
+        return metrics
+
+    def compute_gradients(self, optimization: Optimization, losses: TensorDictBase) -> list[Tensor | None]:
+        """Gradients for the optimization's own parameters; override to change them at their source."""
+        return optimization.compute_gradients(losses)
+
+    def postprocess_gradients(self, optimization: Optimization, gradients: list[Tensor | None]) -> dict[str, Tensor]:
+        """Non-finite policy and clipping, in place; override to add to it."""
+        return optimization.postprocess_gradients(gradients)
+
+    def apply_gradients(self, optimization: Optimization, gradients: Sequence[Tensor | None]) -> None:
+        """Step the optimizer, its schedule and its targets."""
+        optimization.apply_gradients(gradients, self.progress.env_steps)
+
+    def _due(self, module_id: str) -> list[Optimization]:
+        updates = self.progress.updates
+        return [one for one in self.modules[module_id].optimizations if one.is_due(updates)]
+
+    def _data(self, module_id: str, batch: TensorDictBase) -> TensorDictBase:
+        return batch if len(self.modules) == 1 else batch.get(module_id)
+
+    def _evaluate(self, module_id: str, optimization: Optimization, batch: TensorDictBase) -> TensorDictBase:
+        loss, networks = self.modules[module_id].loss, self._callables[module_id]
+        terms = loss.terms if optimization.terms is None else optimization.terms
+        outputs = [loss.terms[term](networks, batch, loss.hyper_parameters) for term in terms]
+        losses = outputs[0]
+        for more in outputs[1:]:
+            losses.update(more)
+        for key, value in losses.items():
+            if value.ndim and not key.startswith("loss"):
+                batch.set(key, value)
+        return losses
+
+    def row_metrics(self) -> dict[str, float]:
+        """What is read once for each metric row: learning rates."""
+        return {
+            f"{self._prefix(module_id)}lr/{one.name}": one.lr
+            for module_id, module in self.modules.items()
+            for one in module.optimizations
+        }
+
+    def check_finite(self) -> None:
+        """Raise ``NonFiniteError`` if weights are no longer finite."""
+        for optimization in self._optimizations():
+            optimization.check_finite()
+
+    def _optimizations(self) -> list[Optimization]:
+        return [one for module in self.modules.values() for one in module.optimizations]
+
+    def get_state(self) -> StateDict:
+        """Everything the learner has learnt; the same as :meth:`state_dict`."""
+        return self.state_dict()
+
+    def set_state(self, state: StateDict) -> None:
+        self.load_state_dict(state)
+
+    def state_dict(self) -> StateDict:
+        return {
+            module_id: {
+                "networks": {name: network.state_dict() for name, network in module.networks.items()},
+                "optimizations": {one.name: one.state_dict() for one in module.optimizations},
+            }
+            for module_id, module in self.modules.items()
+        }
+
+    def load_state_dict(self, state: StateDict) -> None:
+        for module_id, module in self.modules.items():
+            for name, network in module.networks.items():
+                network.load_state_dict(state[module_id]["networks"][name])
+            for one in module.optimizations:
+                one.load_state_dict(state[module_id]["optimizations"][one.name])
+
+
+class _Callable(nn.Module):
+    """Lets a plain function stand where a module is expected; what is saved of it are the parameters it moves."""
+
+    def __init__(self, function: Callable[..., Any], parameters: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.function = function
+        self.moved = nn.ParameterList(parameters)
+
+    def forward(self, *inputs: Any) -> Any:
+        return self.function(*inputs)
+
+
+def _check_owners(modules: Mapping[str, Module]) -> None:
+    """Refuse optimizations of one name in a module, and parameters or targets that two optimizations would move."""
+    owners: dict[int, str] = {}
+    named = [(f"{module_id}/{one.name}", one) for module_id, module in modules.items() for one in module.optimizations]
+    names = [name for name, _ in named]
+    if len(set(names)) < len(names):
+        raise ValueError(f"each optimization of a module needs a name of its own; got {', '.join(names)}")
+    for name, optimization in named:
+        for part in (*optimization.parameters, *optimization.targets):
+            owner = owners.setdefault(id(part), name)
+            if owner != name:
+                raise ValueError(f"{owner} and {name} would both move the same {type(part).__name__}")
+
+
+def _loss_metrics(losses: TensorDictBase) -> dict[str, Tensor]:
+    """Losses by ``loss/<term>``, and what else is one number for the whole batch by ``train/<key>``."""
+    metrics: dict[str, Any] = {}
+    for key, value in losses.items():
+        if key.startswith("loss_"):
+            metrics[f"loss/{key[5:]}"] = value.detach()
+        elif not value.ndim:
+            metrics[f"train/{key}"] = value.detach()
+    return metrics
+
+
+def _callables(networks: Mapping[str, Approximation]) -> dict[str, Callable[..., Any]]:
+    """What a loss sees: each network by its name, and its target by ``<name>_target``."""
+    seen: dict[str, Callable[..., Any]] = {}
+    for name, network in networks.items():
+        seen[name] = network.model
+        seen[f"{name}_target"] = network.target
+    return seen

@@ -1,0 +1,182 @@
+"""The one path from losses to new weights."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, get_args
+
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor, optim
+from torch.optim.lr_scheduler import LRScheduler
+
+from runner.learner.gradients import Clip, NonFinite, are_finite, with_own_memory, zero_non_finite
+from runner.learner.targets import TargetNetwork
+from runner.schedules import Schedule
+from runner.spec import HooklineError, StateDict
+
+Losses = TensorDictBase | Mapping[str, Tensor]
+
+
+class NonFiniteError(HooklineError):
+    """Training has produced a NaN or an infinity."""
+
+
+class Optimization:
+    """One optimizer and all that belongs to it.
+
+    The order is: weight the losses, gradients, non-finite policy, clip, step, schedule, targets.
+
+    Args:
+        optimizer: with the parameters, of one or several networks, that these losses may move.
+        terms: the terms of the loss it minimizes; ``None`` for all.
+        every: apply in every n-th update of the run.
+        schedule: learning rate over env steps, or a torch scheduler, which is stepped after each applied update.
+        clip: bounds the gradients; ``None`` leaves them.
+        loss_weights: by name of a ``loss_*`` key without its prefix; 1 where not named.
+        non_finite: ``raise`` (noticed at the next metric row and before each save), ``skip`` the update, or ``zero``
+            the elements.
+        targets: follow the networks after each applied update.
+    """
+
+    def __init__(
+        self,
+        optimizer: optim.Optimizer,
+        *,
+        name: str = "default",
+        terms: Sequence[str] | None = None,
+        every: int = 1,
+        schedule: Schedule | LRScheduler | None = None,
+        clip: Clip | None = None,
+        loss_weights: Mapping[str, float] | None = None,
+        non_finite: NonFinite = "raise",
+        targets: Sequence[TargetNetwork] = (),
+    ) -> None:
+        if every < 1 or non_finite not in get_args(NonFinite):
+            raise ValueError(
+                f"{name}: every={every} must be >= 1 and non_finite={non_finite!r} one of {get_args(NonFinite)}"
+            )
+        self.optimizer, self.name, self.terms, self.every = optimizer, name, terms, every
+        self.schedule, self.clip, self.targets = schedule, clip, tuple(targets)
+        self.loss_weights, self.non_finite = dict(loss_weights or {}), non_finite
+        self.parameters: list[Tensor] = [one for group in optimizer.param_groups for one in group["params"]]
+        self._initial_lrs = [float(group["lr"]) for group in optimizer.param_groups]
+        self.skipped = 0
+
+    @property
+    def lr(self) -> float:
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    def is_due(self, updates: int) -> bool:
+        """Whether update number ``updates`` (from 0) is one of its own."""
+        return updates % self.every == 0
+
+    def apply(self, losses: Losses | Tensor, env_steps: int = 0) -> dict[str, Tensor]:
+        """Minimize ``losses`` (one scalar, or all ``loss_*`` entries) by one step, and return metrics."""
+        gradients = self.compute_gradients(losses)
+        metrics = self.postprocess_gradients(gradients)
+        self.apply_gradients(gradients, env_steps)
+        return metrics
+
+    def step(self, env_steps: int = 0) -> dict[str, Tensor]:
+        """The same for gradients that a caller's own backward pass has left in ``.grad``."""
+        gradients = [parameter.grad for parameter in self.parameters]
+        metrics = self.postprocess_gradients(gradients)
+        self.apply_gradients(gradients, env_steps)
+        return metrics
+
+    def total(self, losses: Losses | Tensor) -> Tensor:
+        """The weighted sum of all ``loss_*`` entries, ``[]``."""
+        if isinstance(losses, Tensor):
+            return losses
+        terms: list[tuple[str, Any]] = [(key[5:], loss) for key, loss in losses.items() if key.startswith("loss_")]
+        if not terms:
+            raise KeyError(f"{self.name}: no loss_* among {sorted(losses.keys())}")
+        if unknown := self.loss_weights.keys() - {key for key, _ in terms}:
+            raise KeyError(
+                f"{self.name}: loss weights for {sorted(unknown)}, but the terms are {[key for key, _ in terms]}"
+            )
+        weighted = [loss * self.loss_weights[key] if key in self.loss_weights else loss for key, loss in terms]
+        return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
+
+    def compute_gradients(self, losses: Losses | Tensor) -> list[Tensor | None]:
+        """Gradients of the weighted losses for its own parameters; ``None`` where a loss does not reach, or frozen."""
+        moving = [parameter for parameter in self.parameters if parameter.requires_grad]
+        if not moving:
+            return [None] * len(self.parameters)
+        gradients = with_own_memory(torch.autograd.grad(self.total(losses), moving, allow_unused=True))
+        if len(moving) == len(self.parameters):
+            return gradients
+        given = iter(gradients)
+        return [next(given) if parameter.requires_grad else None for parameter in self.parameters]
+
+    def postprocess_gradients(self, gradients: list[Tensor | None]) -> dict[str, Tensor]:
+        """Non-finite policy and clipping, in place; a skipped update leaves the list empty."""
+        present = [gradient for gradient in gradients if gradient is not None]
+        if not present:
+            return {}
+        if self.non_finite == "zero":
+            zero_non_finite(present)
+        elif self.non_finite == "skip" and not are_finite(present):
+            self.skipped += 1
+            gradients.clear()
+            return {}
+        return {f"grad_norm/{self.name}": self.clip(present)} if self.clip else {}
+
+    def apply_gradients(self, gradients: Sequence[Tensor | None], env_steps: int = 0) -> None:
+        """Step the optimizer, then the schedule and the targets; no gradients at all (a skipped update) move nothing.
+
+        A schedule over env steps sets the rate before the step.
+        """
+        self._set_lr(env_steps)
+        if gradients:
+            self._step(gradients)
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def _step(self, gradients: Sequence[Tensor | None]) -> None:
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        self.optimizer.step()
+        if isinstance(self.schedule, LRScheduler):
+            self.schedule.step()
+        for target in self.targets:
+            target.update()
+
+    def _set_lr(self, env_steps: int) -> None:
+        if self.schedule is None or isinstance(self.schedule, LRScheduler):
+            return
+        for group, initial in zip(self.optimizer.param_groups, self._initial_lrs, strict=True):
+            group["lr"] = self.schedule(initial, env_steps)
+
+    def check_finite(self) -> None:
+        """Raise :class:`NonFiniteError` if a parameter is no longer finite."""
+        if not are_finite([parameter.detach() for parameter in self.parameters]):
+            raise NonFiniteError(
+                f"the weights of optimization {self.name!r} are no longer finite: "
+                "try a lower optimizer.lr, learner.clip=10 or learner.non_finite=skip"
+            )
+
+    def state_dict(self) -> StateDict:
+        """Moments and counts. Learning rates and the like are configuration, which wins over a checkpoint."""
+        state: dict[str, Any] = {"optimizer": _with_string_keys(self.optimizer.state_dict()["state"])}
+        if isinstance(self.schedule, LRScheduler):
+            state["schedule"] = self.schedule.state_dict()
+        return {**state, "skipped": self.skipped}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        groups = self.optimizer.state_dict()["param_groups"]
+        moments = {int(index): _copied(values) for index, values in state["optimizer"].items()}
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        if isinstance(self.schedule, LRScheduler):
+            self.schedule.load_state_dict(state["schedule"])
+            for group, lr in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
+                group["lr"] = lr
+        self.skipped = state["skipped"]
+
+
+def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Torch keeps the very tensors it is given: without a copy, two optimizers would write into the same moments."""
+    return {name: value.clone() if isinstance(value, Tensor) else value for name, value in values.items()}
+
+
+def _with_string_keys(state: Mapping[int, Any]) -> dict[str, Any]:
+    return {str(index): values for index, values in state.items()}

@@ -1,0 +1,70 @@
+"""The loss of deep Q-learning."""
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torch.nn import functional as F
+
+from runner.returns import discounts
+from runner.spec import ACTION, NEXT_OBSERVATION, NEXT_REWARD, NEXT_STEPS, NEXT_TERMINATED, OBSERVATION, TD_ERROR
+
+LossFunction = Literal["l2", "smooth_l1"]
+_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
+
+
+class DQNLoss:
+    """Temporal-difference error of action values: ``q(s, a) - (r + gamma^n * q_target(s', a'))``.
+
+    Plain (Mnih et al. 2015): ``a'`` maximizes the target network. Double (van Hasselt et al. 2016, eq. 4): ``a'``
+    maximizes the online network. One term, ``q``; reads observation, action and next (observation, reward, terminated,
+    steps) of a batch ``[B]``; gives ``loss_q`` (mean over the batch) and ``td_error`` ``[B]`` (absolute).
+
+    Args:
+        gamma: discount of one env step.
+        double: choose the next action by the online network.
+        loss_function: ``l2`` (mean squared error) or ``smooth_l1`` (Huber with threshold 1).
+    """
+
+    targets = ("q",)
+    stackable = True
+
+    def __init__(self, gamma: float, double: bool, loss_function: LossFunction) -> None:
+        self.hyper_parameters: dict[str, float | Tensor] = {"gamma": gamma}
+        self.double = double
+        self._function = _FUNCTIONS[loss_function]
+        self.terms = {"q": self.q}
+
+    def q(
+        self,
+        networks: Mapping[str, Callable[[Tensor], Tensor]],
+        batch: TensorDictBase,
+        hyper_parameters: Mapping[str, float | Tensor],
+    ) -> TensorDict:
+        """The only term; gradients flow into ``networks["q"]`` alone, never into the regression target."""
+        action = batch.get(ACTION).unsqueeze(-1)
+        chosen = networks["q"](batch.get(OBSERVATION)).gather(-1, action).squeeze(-1)  # [B]
+        with torch.no_grad():
+            target = self._target(networks, batch, hyper_parameters["gamma"])
+        if target.shape != chosen.shape:  # [B, 1] against [B] would broadcast to [B, B]
+            raise ValueError(
+                f"reward, terminated and steps must have the shape of the action, {list(chosen.shape)}; "
+                f"the regression target has {list(target.shape)}"
+            )
+        loss = self._function(chosen, target)
+        return TensorDict({"loss_q": loss, TD_ERROR: (chosen.detach() - target).abs()}, batch_size=[])
+
+    def _target(
+        self, networks: Mapping[str, Callable[[Tensor], Tensor]], batch: TensorDictBase, gamma: float | Tensor
+    ) -> Tensor:
+        following = batch.get(NEXT_OBSERVATION)
+        values = networks["q_target"](following)  # [B, A]
+        if self.double:
+            best = networks["q"](following).argmax(-1, keepdim=True)
+            value = values.gather(-1, best).squeeze(-1)
+        else:
+            value = values.amax(-1)
+        discount = discounts(gamma, batch.get(NEXT_TERMINATED), batch.get(NEXT_STEPS, None))
+        return batch.get(NEXT_REWARD) + discount * value

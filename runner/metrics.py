@@ -1,0 +1,103 @@
+"""The one metric stream of a run: values pile up between two rows, and each row holds their means."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from runner.spec import CLOCKS, Logger, Progress, StateDict
+
+
+class Metrics:
+    """Collects values by name and hands rows to the loggers: means, or the latest of those that are ``int`` (counts).
+
+    Tensors stay tensors until a row is written, so that logging a loss costs one list append and no synchronization.
+    """
+
+    def __init__(self, loggers: Iterable[Logger] = ()) -> None:
+        self.loggers = tuple(loggers)
+        self.latest: dict[str, Any] = {}
+        self.last_row: dict[str, float] = {}
+        self._place = (0, 0.0)
+        self._pending: defaultdict[str, list[Any]] = defaultdict(list)
+
+    def add(self, values: Mapping[str, Any]) -> None:
+        """Add scalars (numbers or 0-d tensors); a tensor must not be written to afterwards."""
+        pending = self._pending
+        for name, value in values.items():
+            if type(value) is int:
+                pending[name].clear()
+            pending[name].append(value)
+        self.latest.update(values)
+
+    def write_row(self, progress: Progress, extra: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Average what has piled up, send it to every logger, and begin anew."""
+        row: dict[str, float] = {clock: getattr(progress, clock) for clock in CLOCKS}
+        row.update({name: _mean(values) for name, values in self._pending.items() if values})
+        row.update(extra or {})
+        row.update(self._rate(progress))
+        self._pending.clear()
+        self.last_row.update(row)
+        for logger in self.loggers:
+            logger.log_row(row)
+        return row
+
+    def _rate(self, progress: Progress) -> dict[str, float]:
+        """Env steps per second since the row before."""
+        before, self._place = self._place, (progress.env_steps, progress.seconds)
+        env_steps, seconds = progress.env_steps - before[0], progress.seconds - before[1]
+        return {"perf/env_steps_per_second": env_steps / seconds} if env_steps > 0 and seconds > 0 else {}
+
+    def log_hparams(self, parameters: Mapping[str, Any]) -> None:
+        for logger in self.loggers:
+            logger.log_hparams(parameters)
+
+    def flush(self) -> None:
+        for logger in self.loggers:
+            logger.flush()
+
+    def close(self, status: str) -> None:
+        for logger in self.loggers:
+            logger.close(status)
+
+    def state_dict(self) -> StateDict:
+        return {
+            "pending": {name: _stack(values) for name, values in self._pending.items()},
+            "last_row": dict(self.last_row),
+            "place": self._place,
+            "loggers": {name: logger.state_dict() for name, logger in self._named_loggers()},
+        }
+
+    def load_state_dict(self, state: StateDict) -> None:
+        self._pending.clear()
+        for name, values in state["pending"].items():
+            self._pending[name] = list(values)
+        self.last_row = dict(state["last_row"])
+        self._place = tuple(state["place"])
+        for name, logger in self._named_loggers():
+            if name in state["loggers"]:
+                logger.load_state_dict(state["loggers"][name])
+
+    def _named_loggers(self) -> list[tuple[str, Logger]]:
+        """Each by its class; from the second of a class on with a number."""
+        counts: Counter[str] = Counter()
+        named = []
+        for logger in self.loggers:
+            name = type(logger).__name__
+            counts[name] += 1
+            named.append((name if counts[name] == 1 else f"{name}_{counts[name]}", logger))
+        return named
+
+
+def _stack(values: list[Any]) -> Tensor:
+    """The values as one tensor ``[K]``: float32 tensors keep their bits, Python numbers become float64."""
+    if values and all(isinstance(value, Tensor) for value in values):
+        is_spread = len({value.device for value in values}) > 1  # a loaded window is on the CPU
+        return torch.stack([value.detach().cpu() if is_spread else value.detach() for value in values])
+    return torch.tensor([float(value) for value in values], dtype=torch.float64)
+
+
+def _mean(values: list[Any]) -> float:
+    return float(_stack(values).double().mean())

@@ -1,0 +1,72 @@
+"""What is evaluated, exported and sent to collectors: a network, what it makes of an observation, and exploration."""
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from runner.spec import EnvSpec, StateDict
+
+
+class Exploration(Protocol):
+    """Randomness added to a policy while it collects."""
+
+    def plan(self, shape: tuple[int, int], env_steps: int, init_random_frames: int) -> Any: ...
+
+    def metrics(self, env_steps: int) -> Mapping[str, float]: ...
+
+    def state_dict(self) -> StateDict: ...
+
+    def load_state_dict(self, state: StateDict) -> None: ...
+
+
+def argmax_action(values: Tensor) -> Tensor:
+    """The best of ``A`` discrete actions: ``[N, A] -> [N]``."""
+    return values.argmax(-1)
+
+
+class Policy:
+    """Chooses actions for ``N`` environments at once.
+
+    Args:
+        network: ``[N, *observation] -> [N, ...]``, shared with the learner or a copy of its network.
+        spec: of the environment.
+        exploration: ``None`` for a policy that never explores.
+        choose: turns the network's output into greedy actions.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        spec: EnvSpec,
+        exploration: Exploration | None = None,
+        choose: Callable[[Tensor], Tensor] = argmax_action,
+        device: str = "cpu",
+    ) -> None:
+        self.network, self.spec, self.exploration = network, spec, exploration
+        self.choose, self.device = choose, device
+
+    @torch.inference_mode()
+    def greedy(self, observation: np.ndarray) -> list[Any]:
+        """The best actions for ``[N, *observation]``: numbers, or arrays where actions are vectors."""
+        tensor = torch.from_numpy(observation)
+        actions = self.choose(self.network(tensor if self.device == "cpu" else tensor.to(self.device)))
+        return actions.tolist() if self.spec.num_actions is not None else list(actions.cpu().numpy())
+
+    def copy(self) -> "Policy":
+        """A frozen copy without exploration, for evaluation."""
+        return Policy(deepcopy(self.network), self.spec, None, self.choose, self.device)
+
+    def metrics(self, env_steps: int) -> Mapping[str, float]:
+        return self.exploration.metrics(env_steps) if self.exploration else {}
+
+    def state_dict(self) -> StateDict:
+        """Exploration alone: the network belongs to the learner."""
+        return {"exploration": self.exploration.state_dict()} if self.exploration else {}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        if self.exploration:
+            self.exploration.load_state_dict(state["exploration"])

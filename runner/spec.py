@@ -1,0 +1,156 @@
+"""The words every module shares: names of batch keys, what an environment looks like, and how far a run has come."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from math import prod
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+
+OBSERVATION = "observation"
+ACTION = "action"
+TD_ERROR = "td_error"
+NEXT_OBSERVATION = ("next", "observation")
+NEXT_REWARD = ("next", "reward")
+NEXT_TERMINATED = ("next", "terminated")
+NEXT_TRUNCATED = ("next", "truncated")
+NEXT_DONE = ("next", "done")
+NEXT_STEPS = ("next", "steps")
+"""How many rewards an n-step transition sums; absent for one-step transitions."""
+NEXT_EPISODE_RETURN = ("next", "episode_return")
+NEXT_EPISODE_LENGTH = ("next", "episode_length")
+TRAJECTORY_IDS = ("collector", "traj_ids")
+
+StateDict = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """Shapes, types and bounds of one environment; network sizes come from here alone.
+
+    ``num_actions`` counts discrete actions; it is ``None`` where actions are vectors in ``[action_low, action_high]``.
+    """
+
+    id: str
+    observation_shape: tuple[int, ...]
+    observation_dtype: np.dtype
+    action_shape: tuple[int, ...]
+    action_dtype: np.dtype
+    num_actions: int | None = None
+    action_low: np.ndarray | None = None
+    action_high: np.ndarray | None = None
+    frame_skip: int = 1
+    max_episode_steps: int | None = None
+    reward_threshold: float | None = None
+
+    @property
+    def observation_size(self) -> int:
+        """Numbers in one observation, when flattened."""
+        return prod(self.observation_shape)
+
+    def torch_dtype(self, part: str) -> torch.dtype:
+        """The torch type of ``"observation"`` or ``"action"``."""
+        return torch.from_numpy(np.empty(0, getattr(self, f"{part}_dtype"))).dtype
+
+
+@dataclass
+class Progress:
+    """The only counters of a run. ``frames`` are env steps times the frame skip; ``seconds`` add up when resumed."""
+
+    env_steps: int = 0
+    frames: int = 0
+    updates: int = 0
+    episodes: int = 0
+    batches: int = 0
+    seconds: float = 0.0
+    frame_skip: int = 1
+
+    def count(self, batch: TensorDictBase) -> None:
+        """Count a raw collected batch ``[N, T]``; rows that ``("collector", "mask")`` marks invalid do not count."""
+        mask = batch.get(("collector", "mask"), None)
+        env_steps = batch.numel() if mask is None else int(mask.sum())
+        done = batch.get(NEXT_DONE, None)
+        if done is not None and mask is not None:
+            done = done & mask
+        self.env_steps += env_steps
+        self.frames += env_steps * self.frame_skip
+        self.episodes += int(torch.count_nonzero(done)) if done is not None else 0
+        self.batches += 1
+
+    def state_dict(self) -> StateDict:
+        return asdict(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for field in fields(self):
+            setattr(self, field.name, state[field.name])
+
+
+class Stateful(Protocol):
+    """Anything a checkpoint can hold."""
+
+    def state_dict(self) -> StateDict: ...
+
+    def load_state_dict(self, state: StateDict) -> None: ...
+
+
+class Collector(Stateful, Protocol):
+    """Yields batches ``[N, T]``; a batch stays valid until the next one is asked for."""
+
+    def __iter__(self) -> Iterator[TensorDictBase]: ...
+
+    def update_policy_weights_(self) -> None: ...
+
+    def shutdown(self) -> None: ...
+
+
+class DataSource(Stateful, Protocol):
+    """Where the sub-batches of the updates come from."""
+
+    warmup: int
+
+    def extend(self, batch: TensorDictBase) -> None: ...
+
+    def optim_steps(self) -> int: ...
+
+    def sample(self, batch: TensorDictBase) -> TensorDictBase: ...
+
+    def update_priority(self, sub_batch: TensorDictBase) -> None: ...
+
+
+class Logger(Stateful, Protocol):
+    """Takes rows of the one metric stream; never able to stop a run.
+
+    ``row`` maps metric names to floats; the keys of ``spec.CLOCKS`` in it are the row's place on the axes.
+    """
+
+    def log_hparams(self, parameters: Mapping[str, Any]) -> None: ...
+
+    def log_row(self, row: Mapping[str, float]) -> None: ...
+
+    def flush(self) -> None: ...
+
+    def close(self, status: str) -> None: ...
+
+
+CLOCKS = ("env_steps", "frames", "updates", "episodes")
+"""The integer columns that every metric row begins with; ``frames`` is the step axis of the loggers."""
+
+
+class HooklineError(Exception):
+    """A failure whose message is all a user needs: shown as one line, without a traceback."""
+
+    exit_code = 1
+
+
+class ConfigError(HooklineError):
+    """The configuration cannot be run."""
+
+    exit_code = 2
+
+
+class CheckpointError(HooklineError):
+    """A checkpoint cannot be written, found or trusted."""
+
+    exit_code = 3

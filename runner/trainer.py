@@ -1,0 +1,310 @@
+"""The loop, and the ten points at which hooks plug into it."""
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tensordict import TensorDictBase
+
+from runner.checkpoint.store import CheckpointStore
+from runner.hook import POINTS, Interval
+from runner.learner.learner import Learner
+from runner.metrics import Metrics
+from runner.spec import CheckpointError, Collector, DataSource, Progress, StateDict, Stateful
+
+log = logging.getLogger(__name__)
+
+Operation = Callable[..., Any]
+
+
+class BatchSource:
+    """Updates on the collected batch itself: the source of a trainer that was given none."""
+
+    warmup = 0
+
+    def __init__(self, optim_steps: int) -> None:
+        self._optim_steps = optim_steps
+
+    def extend(self, batch: TensorDictBase) -> None:
+        pass
+
+    def optim_steps(self) -> int:
+        return self._optim_steps
+
+    def sample(self, batch: TensorDictBase) -> TensorDictBase:
+        return batch
+
+    def update_priority(self, sub_batch: TensorDictBase) -> None:
+        pass
+
+    def state_dict(self) -> StateDict:
+        return {}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        pass
+
+
+class Registered(NamedTuple):
+    """One operation at one point, with the keyword arguments it is called with."""
+
+    operation: Operation
+    kwargs: Mapping[str, Any]
+
+
+class Trainer:
+    """Collects, learns, logs and saves, until enough frames have passed.
+
+    Args:
+        collector: iterable of batches ``[N, T]``; ``None`` for a trainer that only saves and loads.
+        total_frames: env steps times the frame skip after which the run is done.
+        frame_skip: how often the environment repeats an action; it only multiplies the count.
+        loss_module: ``loss_module(sub_batch) -> {loss_*: ...}``, for use without a ``learner``.
+        optimizer: a torch optimizer, or an ``Optimization``, over the parameters of ``loss_module``; the trainer then
+            registers the update at ``optimizer`` itself, so that no ``OptimizerHook`` is needed.
+        learner: in place of the two; an ``OptimizerHook`` has to apply its updates.
+        source: where sub-batches come from; the collected batch itself if not given.
+        optim_steps_per_batch: updates for each batch, when there is no source to say so.
+        metrics: where metrics go.
+        checkpoint, save_trainer_file: a store, or the path of one, to save to.
+        stop_after: further limits, ``{"env_steps" | "updates" | "episodes" | "seconds": n}``.
+        log_every: one metric row each so often.
+        progress: the run's counters; the collector's own if it has them.
+    """
+
+    def __init__(
+        self,
+        *,
+        collector: Collector | None = None,
+        total_frames: int = 0,
+        frame_skip: int = 1,
+        loss_module: Callable[..., Any] | None = None,
+        optimizer: Any = None,
+        learner: Learner | None = None,
+        source: DataSource | None = None,
+        optim_steps_per_batch: int = 1,
+        metrics: Metrics | None = None,
+        checkpoint: CheckpointStore | None = None,
+        save_trainer_file: str | Path | None = None,
+        stop_after: Mapping[str, float] | None = None,
+        log_every: Mapping[str, float] | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.collector, self.total_frames = collector, total_frames
+        self.progress = progress or getattr(collector, "progress", None) or Progress()
+        self.progress.frame_skip = frame_skip
+        self.learner = learner or _make_learner(loss_module, optimizer, self.progress)
+        self.source: DataSource = source or BatchSource(optim_steps_per_batch)
+        self.metrics = metrics or Metrics()
+        self.checkpoint = checkpoint or (CheckpointStore(run=save_trainer_file) if save_trainer_file else None)
+        self.stop_after = dict(stop_after or {})
+        self.log_every = Interval(log_every or {"env_steps": 1000})
+        self.save_request: Callable[[], str | None] = lambda: None
+        self.stop_reason: str | None = None
+        self.optim_stopped = False
+        self.pbar_values: dict[str, Any] = {}
+        self._operations: dict[str, list[Registered]] = {point: [] for point in POINTS}
+        self._modules: dict[str, Stateful] = {}
+        self._clock = time.monotonic()
+        self._share_progress()
+        self._register_parts()
+        if self.learner is not None and learner is None:
+            self.register_op("optimizer", self.learner.step)
+
+    def _share_progress(self) -> None:
+        """One set of counters, whoever made the parts: schedules and exploration follow those of this run."""
+        parts: tuple[Any, ...] = (self.collector, self.learner)
+        for part in parts:
+            if hasattr(part, "progress"):
+                part.progress = self.progress
+
+    def _register_parts(self) -> None:
+        parts = {"progress": self.progress, "collector": self.collector, "learner": self.learner, "source": self.source}
+        for name, part in {
+            **parts,
+            "metrics": self.metrics,
+            "log_every": self.log_every,
+            "checkpoint": self.checkpoint,
+        }.items():
+            if part is not None:
+                self.register_module(name, part)
+
+    def train(self) -> Progress:
+        """Run until ``total_frames``, ``stop_after`` or a request to stop; returns the counters."""
+        if self.collector is None:
+            raise RuntimeError("this trainer has no collector: it can save and load, but not train")
+        progress, source, learner = self.progress, self.source, self.learner
+        self._clock, self.stop_reason = time.monotonic(), None
+        if self._should_stop():
+            return progress
+        for batch in self.collector:
+            progress.count(batch)
+            batch = self._process("batch_process", batch)
+            self._log("pre_steps_log", batch)
+            if progress.env_steps >= source.warmup and learner is not None:
+                self._operate("pre_optim_steps")
+                self.optim_stopped = False
+                for _ in range(source.optim_steps()):
+                    sub_batch = self._process("process_optim_batch", batch)
+                    losses = learner.compute_losses(sub_batch)
+                    self._operate("post_loss", sub_batch)
+                    self._optimize(losses, sub_batch)
+                    progress.updates += 1
+                    self._operate("post_optim")
+                    self._log("post_optim_log", sub_batch)
+                    if self.optim_stopped:
+                        break
+            self._operate("post_steps")
+            self._log("post_steps_log", batch)
+            if self._safe_point():
+                break
+        return progress
+
+    def _process(self, point: str, batch: TensorDictBase) -> TensorDictBase:
+        for operation, kwargs in self._operations[point]:
+            batch = operation(batch, **kwargs)
+            if not isinstance(batch, TensorDictBase):
+                name = getattr(operation, "__qualname__", type(operation).__name__)
+                raise TypeError(f"{name} at {point} must return a TensorDict; it returned {type(batch).__name__}")
+        return batch
+
+    def _operate(self, point: str, *arguments: Any) -> None:
+        for operation, kwargs in self._operations[point]:
+            operation(*arguments, **kwargs)
+
+    def _log(self, point: str, batch: TensorDictBase) -> None:
+        for operation, kwargs in self._operations[point]:
+            values = operation(batch, **kwargs)
+            if values:
+                self.log(values)
+
+    def _optimize(self, losses: TensorDictBase, sub_batch: TensorDictBase) -> None:
+        for operation, kwargs in self._operations["optimizer"]:
+            values = operation(losses, sub_batch, **kwargs)
+            if values:
+                self.metrics.add(values)
+
+    def log(self, values: Mapping[str, Any]) -> None:
+        """Add metrics to the current row; with ``log_pbar`` true among them, the progress bar shows them too."""
+        shown = {name: value for name, value in values.items() if name != "log_pbar"}
+        if values.get("log_pbar", False):
+            self.pbar_values.update(shown)
+        self.metrics.add(shown)
+
+    def _safe_point(self) -> bool:
+        """Everything is consistent here: write a row, save if due or asked to, and say whether to stop."""
+        self._count_seconds()
+        if self.log_every.fires(self.progress):
+            self.write_row()
+        stopping = self._should_stop()
+        is_due = self.checkpoint is not None and self.checkpoint.due(self.progress)
+        if is_due or stopping:
+            self.save_trainer(force_save=True)
+        return stopping
+
+    def _should_stop(self) -> bool:
+        if self.stop_reason is None:
+            self.stop_reason = self.save_request() or self._limit_reached()
+        return self.stop_reason is not None
+
+    def _limit_reached(self) -> str | None:
+        if self.progress.frames >= self.total_frames:
+            return "total_frames"
+        return next((unit for unit, n in self.stop_after.items() if getattr(self.progress, unit) >= n), None)
+
+    def request_stop(self, reason: str) -> None:
+        """End the run at the next safe point."""
+        self.stop_reason = reason
+
+    def _count_seconds(self) -> None:
+        now = time.monotonic()
+        self.progress.seconds += now - self._clock
+        self._clock = now
+
+    def write_row(self) -> dict[str, float]:
+        """Write the metrics since the last row; refuses to go on with weights that are no longer finite."""
+        extra: dict[str, float] = {}
+        if self.learner is not None:
+            self.learner.check_finite()
+            extra.update(self.learner.row_metrics())
+        extra["perf/seconds"] = self.progress.seconds
+        return self.metrics.write_row(self.progress, extra)
+
+    def register_op(self, point: str, operation: Operation, **kwargs: Any) -> None:
+        """Call ``operation`` at ``point`` from now on, after those registered there before; see ``hook.POINTS``."""
+        if point not in POINTS:
+            raise ValueError(f"no hook point {point!r}; there are {', '.join(POINTS)}")
+        if not callable(operation):
+            raise TypeError(f"a {POINTS[point]} operation must be callable; {operation!r} is not")
+        self._operations[point].append(Registered(operation, kwargs))
+
+    def unregister(self, owner: Any) -> None:
+        """Take a hook out: its operations at every point, and its state."""
+        for operations in self._operations.values():
+            operations[:] = [one for one in operations if not _belongs(one.operation, owner)]
+        self._modules = {name: module for name, module in self._modules.items() if module is not owner}
+
+    def register_module(self, name: str, module: Stateful) -> None:
+        """Let checkpoints hold ``module`` under ``name``."""
+        if not isinstance(name, str):
+            raise TypeError(f"register_module(name, module): the name comes first; got {name!r}")
+        for method in ("state_dict", "load_state_dict"):
+            if not callable(getattr(module, method, None)):
+                raise TypeError(f"{name}: a {type(module).__name__} has no {method}(), so no checkpoint can hold it")
+        if name in self._modules:
+            raise ValueError(f"a module named {name!r} is registered already; give another name")
+        self._modules[name] = module
+
+    def operations(self, point: str) -> list[Operation]:
+        """What is registered at ``point``, in order."""
+        return [one.operation for one in self._operations[point]]
+
+    def schedule(self) -> dict[str, list[str]]:
+        """The operations at each point, in order, by their names."""
+        return {
+            point: [getattr(one.operation, "__qualname__", type(one.operation).__name__) for one in operations]
+            for point, operations in self._operations.items()
+        }
+
+    def state_dict(self) -> dict[str, StateDict]:
+        return {name: module.state_dict() for name, module in self._modules.items()}
+
+    def load_state_dict(self, state: Mapping[str, StateDict]) -> None:
+        missing = sorted(self._modules.keys() - state.keys())
+        if missing:
+            log.warning("the checkpoint has no state for %s: they start afresh", ", ".join(missing))
+        for name, module in self._modules.items():
+            if name in state:
+                module.load_state_dict(state[name])
+
+    def save_trainer(self, force_save: bool = False) -> Path | None:
+        """Save if it is due, or by force. Nothing happens without a place to save to."""
+        if self.checkpoint is None or not (force_save or self.checkpoint.due(self.progress)):
+            return None
+        self._count_seconds()
+        if self.learner is not None:
+            self.learner.check_finite()
+        counters = {name: value for name, value in self.progress.state_dict().items() if name != "frame_skip"}
+        return self.checkpoint.save(
+            self.state_dict(), counters, {"env_mode": getattr(self.collector, "resume_mode", None)}
+        )
+
+    def load_from_file(self, file: str | Path | None = None) -> "Trainer":
+        """Load the newest good checkpoint at ``file``, or at the trainer's own place."""
+        store = CheckpointStore(run=file) if file is not None else self.checkpoint
+        if store is None:
+            raise CheckpointError("nowhere to load from: give a path, or make the trainer with save_trainer_file")
+        state, _ = store.load()
+        self.load_state_dict(state)
+        return self
+
+
+def _make_learner(loss_module: Callable[..., Any] | None, optimizer: Any, progress: Progress) -> Learner | None:
+    if (loss_module is None) != (optimizer is None):
+        raise ValueError("a loss_module and an optimizer go together")
+    return None if loss_module is None else Learner.from_loss_module(loss_module, optimizer, progress)
+
+
+def _belongs(operation: Operation, owner: Any) -> bool:
+    return operation is owner or getattr(operation, "__self__", None) is owner

@@ -1,0 +1,26 @@
+"""Annotations that configuration values are checked against; free of torch, so that a bad value is answered at once."""
+
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Le, Len, Lt
+
+PositiveInt = Annotated[int, Gt(0)]
+NonNegativeInt = Annotated[int, Ge(0)]
+PositiveFloat = Annotated[float, Gt(0)]
+NonNegativeFloat = Annotated[float, Ge(0)]
+Fraction = Annotated[float, Ge(0), Le(1)]
+Discount = Annotated[float, Ge(0), Le(1)]
+OpenFraction = Annotated[float, Gt(0), Lt(1)]
+
+Unit = Literal["env_steps", "frames", "updates", "episodes", "batches", "seconds"]
+Every = Annotated[dict[Unit, PositiveFloat], Len(1, 1)]
+"""One unit and how many of it, for example ``{env_steps: 1000}``."""
+
+StopAfter = dict[Literal["env_steps", "updates", "episodes", "seconds"], PositiveFloat]
+
+Breakpoints = Annotated[list[tuple[NonNegativeFloat, float]], Len(2)]
+"""A piecewise-linear schedule ``[[t, value], ...]`` over env steps."""
+
+Factory = Callable[[], Any]
+"""A node given to a parameter of this type is not built once but handed over as a function that builds it anew."""

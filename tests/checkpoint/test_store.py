@@ -1,0 +1,415 @@
+import hashlib
+import json
+import logging
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from runner.checkpoint.manifest import DamagedError, verify
+from runner.checkpoint.store import CheckpointStore
+from runner.spec import CheckpointError, Progress
+
+
+@pytest.fixture(params=["torchsnapshot", "torch"])
+def backend(request):
+    return request.param
+
+
+@pytest.fixture
+def store(tmp_path, backend):
+    return CheckpointStore(tmp_path, backend=backend)
+
+
+def state_at(step):
+    return {
+        "learner": {"weight": torch.full((3, 2), float(step)), "none": torch.empty(0)},
+        "rng": {"numbers": [step, 0.1]},
+    }
+
+
+def save_at(store, *steps):
+    return [store.save(state_at(step), {"env_steps": step, "seconds": 0.25}) for step in steps]
+
+
+def loaded_step(store):
+    return store.load()[1]["counters"]["env_steps"]
+
+
+def test_what_is_saved_comes_back_bit_for_bit(store):
+    state = {
+        "a": {"weight": torch.randn(5, 7), "half": torch.randn(3).bfloat16(), "empty": torch.empty(0, 4)},
+        "b": {"numpy": np.arange(3, dtype=np.uint32), "tuple": (1, 2.5, None), "big": 2**100, "nan": float("nan")},
+        "c": {},
+    }
+    store.save(state, {"env_steps": 10})
+    restored, _ = store.load()
+    assert list(restored) == ["a", "b", "c"]
+    assert all(torch.equal(restored["a"][name], tensor) for name, tensor in state["a"].items())
+    assert restored["a"]["half"].dtype == torch.bfloat16
+    assert restored["b"]["numpy"].dtype == np.uint32
+    assert restored["b"]["numpy"].tolist() == [0, 1, 2]
+    assert restored["b"]["tuple"] == (1, 2.5, None)
+    assert restored["b"]["big"] == 2**100
+    assert np.isnan(restored["b"]["nan"])
+
+
+def test_the_manifest_says_what_was_written_where_and_with_what(tmp_path, backend):
+    store = CheckpointStore(SimpleNamespace(path=tmp_path, git_sha="ab" * 20), backend=backend)
+    folder = store.save(state_at(5), {"env_steps": 5, "updates": 2}, extra={"env_mode": "tape"})
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert folder == tmp_path / "ckpt" / "step-5"
+    assert manifest["counters"] == {"env_steps": 5, "updates": 2}
+    assert manifest["components"] == ["learner", "rng"]
+    assert (manifest["backend"], manifest["git"], manifest["extra"]) == (backend, "ab" * 20, {"env_mode": "tape"})
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["threads"] == torch.get_num_threads()
+    entry = manifest["files"]["state.json"]
+    raw = (folder / "state.json").read_bytes()
+    assert entry == {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+
+
+def test_the_newest_is_loaded_and_two_are_kept(store):
+    save_at(store, 10, 20, 30)
+    assert sorted(os.listdir(store.folder)) == ["step-20", "step-30"]
+    assert loaded_step(store) == 30
+
+
+def test_a_checkpoint_written_by_either_backend_is_read_by_both(tmp_path):
+    CheckpointStore(tmp_path, backend="torch").save(state_at(1), {"env_steps": 1})
+    state, _ = CheckpointStore(tmp_path, backend="torchsnapshot").load()
+    assert torch.equal(state["learner"]["weight"], torch.ones(3, 2))
+
+
+def test_tensors_can_be_restored_in_place(store):
+    save_at(store, 7)
+    weight = torch.zeros(3, 2)
+    state, _ = store.load(into={"learner/weight": weight})
+    assert weight.tolist() == [[7, 7], [7, 7], [7, 7]]
+    assert state["learner"]["weight"].data_ptr() == weight.data_ptr()
+
+
+def test_the_same_content_at_the_same_step_is_kept_once(store):
+    assert save_at(store, 5)[0] == save_at(store, 5)[0]
+    assert os.listdir(store.folder) == ["step-5"]
+
+
+def test_other_content_at_the_same_step_gets_a_new_name_and_wins(store):
+    save_at(store, 5)
+    folder = store.save(state_at(6), {"env_steps": 5})
+    assert folder.name == "step-5.r1"
+    assert store.load()[0]["rng"]["numbers"][0] == 6
+
+
+def test_a_second_run_in_the_same_folder_is_newer_though_its_steps_are_smaller(tmp_path, backend):
+    save_at(CheckpointStore(tmp_path, backend=backend), 1000, 2000)
+    second = CheckpointStore(tmp_path, backend=backend)
+    save_at(second, 100)
+    assert loaded_step(second) == 100
+
+
+def flip_bit(path):
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 1
+    path.write_bytes(raw)
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def replace_by_link(path):
+    target = path.with_suffix(".moved")
+    shutil.move(path, store_parent(path) / target.name)
+    path.symlink_to(store_parent(path) / target.name)
+
+
+def store_parent(path):
+    return next(parent for parent in path.parents if parent.name == "ckpt").parent
+
+
+def replace_by_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+def replace_by_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+DAMAGES = {
+    flip_bit: "SHA-256",
+    truncate: "bytes instead of",
+    os.unlink: "is missing",
+    replace_by_link: "not a regular file",
+    replace_by_folder: "is missing",
+    replace_by_pipe: "not a regular file",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("which", ["state", "payload"])
+def test_a_damaged_newest_checkpoint_gives_way_to_the_older_one_and_says_so(store, backend, which, damage, caplog):
+    _, newest = save_at(store, 10, 20)
+    payload = "payload/tensors.pt" if backend == "torch" else "payload/0/state/t0"
+    file = "state.json" if which == "state" else payload
+    damage(newest / file)
+    assert loaded_step(store) == 10
+    assert len(store.rejected) == 1
+    assert str(newest) in store.rejected[0]
+    assert f"{file}: " in store.rejected[0]
+    assert DAMAGES[damage] in store.rejected[0]
+    assert [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING] == store.rejected
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_a_damaged_manifest_is_noticed_too(store, damage):
+    _, newest = save_at(store, 10, 20)
+    damage(newest / "manifest.json")
+    assert loaded_step(store) == 10
+    assert "manifest.json: " in store.rejected[0]
+
+
+def test_every_single_bit_of_the_manifest_counts(tmp_path):
+    folder = CheckpointStore(tmp_path, backend="torch").save({"a": 1}, {"env_steps": 1})
+    path = folder / "manifest.json"
+    raw = path.read_bytes()
+    for position in range(0, len(raw), 7):
+        changed = bytearray(raw)
+        changed[position] ^= 1 << position % 8
+        path.write_bytes(changed)
+        with pytest.raises(DamagedError, match=r"manifest\.json"):
+            verify(folder)
+    path.write_bytes(raw)
+    assert verify(folder)["counters"] == {"env_steps": 1}
+
+
+def test_a_file_that_the_manifest_does_not_list_is_refused(store):
+    _, newest = save_at(store, 10, 20)
+    (newest / "payload" / "other.pickle").write_bytes(b"")
+    assert loaded_step(store) == 10
+    assert "payload/other.pickle: is not in the manifest" in store.rejected[0]
+
+
+def test_a_renamed_checkpoint_is_refused(store):
+    older, newest = save_at(store, 10, 20)
+    newest.rename(older.with_name("step-30"))
+    assert loaded_step(store) == 10
+    assert "is of step 20, not 30" in store.rejected[0]
+
+
+def test_a_link_to_a_checkpoint_is_refused(store, tmp_path):
+    _, newest = save_at(store, 10, 20)
+    shutil.move(newest, tmp_path / "elsewhere")
+    newest.symlink_to(tmp_path / "elsewhere")
+    assert loaded_step(store) == 10
+
+
+def reseal(folder, **changes):
+    """Write the manifest as an attacker would, with every digest in order."""
+    manifest = json.loads((folder / "manifest.json").read_text()) | changes
+    manifest.pop("digest")
+    raw = (folder / "state.json").read_bytes()
+    manifest["files"]["state.json"] = {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
+    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"digest": digest}, sort_keys=True, indent=1) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("[3, 2]", "[1000000000, 1000]"),
+        ("[3, 2]", "[-3, -2]"),
+        ("[3, 2]", "[true, 6]"),
+        ('"float32"', '"nn"'),
+        ('"float32"', '"no_such_type"'),
+        ('"name": "learner/weight"', '"name": "learner/other"'),
+        ('"learner": {', '"leaner": {'),
+        ('{"components"', '{"components": 1, "components"'),
+        ("0.1", "NaN"),
+        ("0.1", "[" * 100_000 + "]" * 100_000),
+        ('"components"', '"parts"'),
+    ],
+)  # fmt: skip
+def test_a_forged_checkpoint_with_right_digests_is_refused_in_one_line(store, old, new):
+    _, newest = save_at(store, 10, 20)
+    text = (newest / "state.json").read_text()
+    assert old in text
+    (newest / "state.json").write_text(text.replace(old, new))
+    reseal(newest)
+    assert loaded_step(store) == 10
+    assert "state.json: " in store.rejected[0]
+    assert "\n" not in store.rejected[0]
+
+
+def test_more_bytes_than_there_are_files_for_are_never_allocated(store):
+    _, newest = save_at(store, 10, 20)
+    text = (newest / "state.json").read_text()
+    (newest / "state.json").write_text(text.replace("[3, 2]", "[1000000000, 1000]"))
+    reseal(newest)
+    assert loaded_step(store) == 10
+    assert "declares tensors of 4000000000000 bytes" in store.rejected[0]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"schema": 2}, {"backend": "pickle"}, {"backend": 1}, {"files": []}, {"counters": {}}]
+)
+def test_a_manifest_of_another_kind_is_refused(store, changes):
+    _, newest = save_at(store, 10, 20)
+    try:
+        reseal(newest, **changes)
+    except TypeError:  # no files to seal
+        (newest / "manifest.json").write_text(json.dumps({"schema": 1} | changes))
+    assert loaded_step(store) == 10
+
+
+def test_if_none_is_good_the_error_lists_what_was_tried(store):
+    for folder in save_at(store, 10, 20):
+        truncate(folder / "state.json")
+    with pytest.raises(CheckpointError) as caught:
+        store.load()
+    message = str(caught.value)
+    assert "step-20" in message
+    assert "step-10" in message
+    assert "\n" not in message
+    assert caught.value.exit_code == 3
+
+
+def test_an_empty_folder_is_an_error_of_its_own(store):
+    with pytest.raises(CheckpointError, match="there is none"):
+        store.load()
+    assert store.folders() == []
+
+
+def test_a_damaged_checkpoint_does_not_count_among_those_kept(store):
+    first, second = save_at(store, 10, 20)
+    fresh = CheckpointStore(store.folder.parent, backend=store.backend)
+    truncate(second / "state.json")
+    save_at(fresh, 30)
+    assert first.exists()
+    assert sorted(os.listdir(fresh.folder)) == ["step-10", "step-20", "step-30"]
+    save_at(fresh, 40)
+    assert sorted(os.listdir(fresh.folder)) == ["step-30", "step-40"]
+
+
+def dead_pid():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_what_a_killed_process_left_is_ignored_and_removed_at_the_next_save(store):
+    save_at(store, 10)
+    left = store.folder / f"step-20.tmp-{dead_pid()}-0123abcd"
+    shutil.copytree(store.folder / "step-10", left)
+    alive = store.folder / f"step-20.tmp-{os.getppid()}-0123abcd"
+    alive.mkdir()
+    assert loaded_step(store) == 10
+    assert store.rejected == []
+    save_at(store, 30)
+    assert sorted(os.listdir(store.folder)) == ["step-10", alive.name, "step-30"]
+
+
+KILLED = """
+import sys, torch
+from runner.checkpoint.store import CheckpointStore
+store = CheckpointStore(sys.argv[1], backend="torch")
+weight = torch.zeros(5_000_000)
+for step in range(1_000_000):
+    store.save({"weight": weight + step}, {"env_steps": step})
+"""
+
+
+def test_a_kill_inside_a_save_leaves_the_one_before(tmp_path):
+    process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path)], env=os.environ | {"OMP_NUM_THREADS": "1"})
+    folder = tmp_path / "ckpt"
+    deadline = time.monotonic() + 60
+    while not (folder / "step-1").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    while not list(folder.glob("*.tmp-*/payload")) and time.monotonic() < deadline:
+        pass
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(folder.glob("*.tmp-*")), "the kill did not fall into a save"
+    store = CheckpointStore(tmp_path, backend="torch")
+    state, manifest = store.load()
+    assert store.rejected == []
+    assert (state["weight"] == manifest["counters"]["env_steps"]).all()
+    store.save({"weight": torch.zeros(1)}, {"env_steps": 10**6})
+    assert not list(folder.glob("*.tmp-*"))
+
+
+def test_a_save_that_fails_leaves_no_trace_and_one_line(store):
+    save_at(store, 10)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    try:
+        with pytest.raises(CheckpointError) as caught:
+            store.save({"weight": torch.zeros(100_000)}, {"env_steps": 20})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "\n" not in str(caught.value)
+    assert os.listdir(store.folder) == ["step-10"]
+    assert loaded_step(store) == 10
+
+
+def test_what_cannot_be_saved_is_named_and_nothing_is_written(store):
+    with pytest.raises(TypeError, match=r"^hooks\.mine\.cache: set"):
+        store.save({"hooks": {"mine": {"cache": set()}}}, {"env_steps": 1})
+    assert store.folders() == []
+
+
+def test_it_is_due_once_per_interval_and_goes_on_after_a_resume(tmp_path):
+    store = CheckpointStore(tmp_path, every={"env_steps": 100})
+    due = [step for step in range(0, 350, 30) if store.due(Progress(env_steps=step))]
+    assert due == [120, 210, 300]
+    resumed = CheckpointStore(tmp_path, every={"env_steps": 100})
+    resumed.load_state_dict(store.state_dict())
+    assert not resumed.due(Progress(env_steps=390))
+    assert resumed.due(Progress(env_steps=400))
+
+
+def test_without_an_interval_it_is_never_due(tmp_path):
+    store = CheckpointStore(tmp_path)
+    assert not store.due(Progress(env_steps=10**9))
+    store.load_state_dict(store.state_dict())
+
+
+def test_an_interval_of_another_unit_starts_anew(tmp_path):
+    store = CheckpointStore(tmp_path, every={"env_steps": 100})
+    store.due(Progress(env_steps=1000))
+    other = CheckpointStore(tmp_path, every={"updates": 100})
+    other.load_state_dict(store.state_dict())
+    assert other.due(Progress(updates=100))
+
+
+def test_the_environment_chooses_the_backend_unless_told(tmp_path, monkeypatch):
+    assert CheckpointStore(tmp_path).backend == "torchsnapshot"
+    monkeypatch.setenv("CKPT_BACKEND", "torch")
+    assert CheckpointStore(tmp_path).backend == "torch"
+    assert CheckpointStore(tmp_path, backend="torchsnapshot").backend == "torchsnapshot"
+    monkeypatch.setenv("CKPT_BACKEND", "pickle")
+    with pytest.raises(CheckpointError, match=r"CKPT_BACKEND=pickle.*torchsnapshot or torch"):
+        CheckpointStore(tmp_path)
+
+
+def test_a_path_that_ends_in_pt_is_a_folder(tmp_path, backend):
+    store = CheckpointStore(tmp_path / "agent.pt", backend=backend)
+    save_at(store, 1)
+    assert (tmp_path / "agent.pt" / "ckpt" / "step-1" / "manifest.json").is_file()
+
+
+def test_other_conditions_at_loading_are_named(store, caplog):
+    (folder,) = save_at(store, 1)
+    reseal(folder, threads=64)
+    store.load()
+    assert f"torch threads 64 -> {torch.get_num_threads()}" in caplog.text

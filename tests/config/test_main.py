@@ -1,0 +1,151 @@
+"""The command line with real runs: folders, exit codes, sweeps, resuming, code of the user's."""
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from runner.runs import RunFolder
+
+QUICK = ("total_frames=60", "logger=csv", "hooks=null", "evaluation.final_episodes=1", "env.max_episode_steps=20")
+
+
+def runs(folder=Path("outputs")):
+    return sorted(path.parent for path in folder.rglob("run.json"))
+
+
+@pytest.fixture
+def package(ask, monkeypatch):
+    """A package and a folder of configurations of the user's, beside the shell and outside of the checkout."""
+    (ask.folder / "my_conf" / "hooks").mkdir(parents=True)
+    names = set(sys.modules)
+
+    def write(name: str, body: str) -> None:
+        head = "import os, signal\nfrom runner.hook import StatelessHook\n\n\nclass Mine(StatelessHook):\n"
+        text = f"{head}    def __init__(self, at: int = 20): self.at = at\n\n"
+        text += "    def register(self, trainer, name=None):\n        self.trainer = trainer\n"
+        text += f"        trainer.register_op('post_steps', self.act)\n\n    def act(self):\n        {body}\n"
+        (ask.folder / f"{name}.py").write_text(text)
+        (ask.folder / "my_conf" / "hooks" / "mine.yaml").write_text(f"mine:\n  _target_: {name}.Mine\n  at: 20\n")
+
+    yield write
+    for name in set(sys.modules) - names:
+        if name.startswith("user_"):
+            del sys.modules[name]
+
+
+def test_a_run_gets_a_folder_of_its_own(ask, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["run.py"])
+    answer = ask(*QUICK, "seed=3")
+    assert answer.code == 0
+    (folder,) = runs()
+    assert folder.parent == Path("outputs/dqn-cartpole")
+    assert folder.name.endswith("-s3")
+    assert {".hydra", "command.txt", "run.json", "run.log", "metrics.csv", "ckpt"} <= set(os.listdir(folder))
+    assert (folder / "command.txt").read_text() == shlex.join(["python", "run.py", *QUICK, "seed=3"]) + "\n"
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["status"], record["algo"], record["env"], record["seed"]) == ("done", "dqn", "cartpole", 3)
+    assert "[INFO]" not in answer.out + answer.err
+
+
+def test_a_folder_that_holds_a_run_is_not_used_again(ask):
+    assert ask(*QUICK, "hydra.run.dir=here").code == 0
+    before = (ask.folder / "here" / "metrics.csv").read_text()
+    answer = ask(*QUICK, "hydra.run.dir=here")
+    assert (answer.code, len(answer.mistakes)) == (2, 1)
+    assert "resume=here goes on with it" in answer.mistakes[0]
+    assert (ask.folder / "here" / "metrics.csv").read_text() == before
+
+
+def test_another_environment_gives_the_folder_its_name(ask):
+    assert ask(*QUICK, "env=gym", "env.id=Acrobot-v1").code == 0
+    (folder,) = runs()
+    assert folder.parent.name == "dqn-Acrobot-v1"
+
+
+def test_explain_describes_and_writes_nothing(ask):
+    answer = ask("explain=true")
+    assert answer.code == 0
+    assert "post_steps" in answer.out
+    assert os.listdir(ask.folder) == []
+
+
+def test_help_and_the_flags_of_hydra_write_nothing(ask):
+    assert "python run.py -m seed=0,1,2" in ask("--help").out
+    assert "total_frames: 77" in ask("--cfg", "job", "total_frames=77").out
+    assert os.listdir(ask.folder) == []
+
+
+def test_a_sweep_runs_every_job_and_tells_of_the_one_that_fails(ask):
+    answer = ask("-m", *QUICK, "env.id=CartPole-v1,NoSuchEnv-v0,Acrobot-v1", "seed=4")
+    assert answer.code == 1
+    folders = [folder.name for folder in runs() if json.loads((folder / "run.json").read_text())["status"] == "done"]
+    assert folders == ["0-s4", "2-s4"]
+    assert "job 1 (env.id=NoSuchEnv-v0) failed: " in answer.err
+    assert "1-s4/run.log" in answer.err
+    table = answer.out.splitlines()[-3:]
+    assert [line.split()[:2] for line in table] == [["0", "done"], ["1", "failed"], ["2", "done"]]
+    assert float(table[0].split()[2]) > 0
+    assert "Traceback" not in answer.err
+
+
+def test_a_failure_is_one_line_and_its_traceback_is_in_the_log(ask, package):
+    package("user_failing", "raise ValueError('no luck')")
+    answer = ask("--config-dir", "my_conf", *QUICK, "hooks=mine")
+    assert answer.code == 1
+    assert len(answer.err.strip().splitlines()) == 1
+    assert "no luck" in answer.err
+    (folder,) = runs()
+    assert "ValueError: no luck" in (folder / "run.log").read_text()
+
+
+def test_a_hook_of_the_users_runs_from_outside_the_checkout(ask, package):
+    package("user_hook", "open('acted', 'w').write(str(self.at))")
+    assert ask("--config-dir", "my_conf", *QUICK, "hooks=[mine]", "hooks.mine.at=7").code == 0
+    assert (ask.folder / "acted").read_text() == "7"
+
+
+def test_a_mistake_in_the_users_hook_is_found_by_its_signature(ask, package):
+    package("user_checked", "pass")
+    (line,) = ask("--config-dir", "my_conf", "hooks=mine", "hooks.mine.at=x").mistakes
+    assert line == 'hooks.mine.at = "x" (command line): expected a whole number'
+
+
+def test_a_preempted_job_ends_the_sweep(ask, package):
+    package("user_killer", "self.trainer.progress.env_steps == 20 and os.kill(os.getpid(), signal.SIGTERM)")
+    assert ask("-m", "--config-dir", "my_conf", *QUICK, "hooks=mine", "seed=0,1").code == 75
+    assert [json.loads((folder / "run.json").read_text())["status"] for folder in runs()] == ["preempted"]
+
+
+def test_a_preempted_run_is_resumed_by_folder_and_by_auto(ask, package):
+    package("user_stopper", "self.trainer.progress.env_steps == 20 and os.kill(os.getpid(), signal.SIGTERM)")
+    typed = ("--config-dir", "my_conf", *QUICK, "hooks=mine")
+    assert ask(*typed).code == 75
+    (folder,) = runs()
+    assert ask(*typed, "resume=auto", "trust=[user_stopper]").code == 0
+    assert runs() == [folder]
+    assert json.loads((folder / "run.json").read_text())["progress"]["env_steps"] == 60
+    answer = ask("--config-dir", "my_conf", f"resume={folder}", "total_frames=90", "trust=[user_stopper]")
+    assert answer.code == 0
+    assert json.loads((folder / "run.json").read_text())["progress"]["env_steps"] == 90
+    commands = (folder / "command.txt").read_text().splitlines()
+    assert len(commands) == 3
+    assert commands[2].endswith("total_frames=90 'trust=[user_stopper]'")
+
+
+def test_auto_starts_a_run_where_there_is_none_and_refuses_to_choose_between_two(ask):
+    assert ask(*QUICK, "resume=auto").code == 0
+    assert ask(*QUICK).code == 0
+    first, second = runs()
+    for folder in (first, second):
+        RunFolder.open(folder).update("preempted")
+    answer = ask(*QUICK, "resume=auto")
+    assert (answer.code, len(answer.mistakes)) == (2, 1)
+    assert str(first) in answer.mistakes[0]
+    assert str(second) in answer.mistakes[0]
+    assert runs() == [first, second]
+    assert ask(*QUICK, "resume=auto", "seed=9").code == 0
+    assert len(runs()) == 3

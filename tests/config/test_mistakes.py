@@ -1,0 +1,161 @@
+"""Every mistake is answered by one line that says where it is and what to type; nothing is started or written."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.config.conftest import ROOT
+
+LINE = "command line"
+MISTAKES = {
+    "typo in a key": ("optimizer.lrr=1e-3", f"optimizer.lrr ({LINE})", "did you mean optimizer.lr?"),
+    "typo in a node": ("optimzer.lr=1e-3", f"optimzer.lr ({LINE})", "did you mean optimizer.lr?"),
+    "typo in a root key": ("sede=1", f"sede ({LINE})", "did you mean seed?"),
+    "key without its node": ("lr=1e-3", f"lr ({LINE})", "did you mean optimizer.lr?"),
+    "typo in a group": ("enviro=cartpole", f"enviro ({LINE})", "did you mean env?"),
+    "typo in a choice": ("env=cartpol", f"env=cartpol ({LINE})", "did you mean cartpole?"),
+    "unknown algorithm": ("algo=dqnn", f"algo=dqnn ({LINE})", "did you mean dqn?"),
+    "typo in one of several choices": (
+        "hooks=[default,early_stoping]",
+        f"hooks=early_stoping ({LINE})",
+        "did you mean early_stopping?",
+    ),
+    "typo in an experiment": ("experiment=cleanrl_dqn", f"experiment=cleanrl_dqn ({LINE})", "cleanrl_dqn_cartpole?"),
+    "typo in tuned": ("tuned=dqn/cartpol", f"tuned=dqn/cartpol ({LINE})", "did you mean dqn/cartpole?"),
+    "typo in a hook": ("~hooks.log_rewards", f"~hooks.log_rewards ({LINE})", "did you mean hooks.log_reward?"),
+    "typo in a hook's key": (
+        "hooks.log_reward.windw=5",
+        "hooks.log_reward.windw",
+        "did you mean hooks.log_reward.window?",
+    ),
+    "number expected": ("optimizer.lr=abc", f'optimizer.lr = "abc" ({LINE})', "expected a number > 0"),
+    "whole number expected": ("source.batch_size=2.5", f"source.batch_size = 2.5 ({LINE})", "a whole number > 0"),
+    "list expected": ("network.hidden=64", f"network.hidden = 64 ({LINE})", "expected a list"),
+    "wrong item in a list": ("network.hidden=[64,a]", 'network.hidden = [64, "a"]', "each item a whole number > 0"),
+    "boolean expected": ("loss.double=2", f"loss.double = 2 ({LINE})", "expected true or false"),
+    "wrong number of items": ("optimizer.betas=[0.9]", f"optimizer.betas = [0.9] ({LINE})", "a list of 2"),
+    "unknown word": ("loss.loss_function=l1", f'loss.loss_function = "l1" ({LINE})', "expected one of"),
+    "below the range": ("seed=-1", f"seed = -1 ({LINE})", "expected a whole number >= 0"),
+    "above the range": ("loss.gamma=1.5", f"loss.gamma = 1.5 ({LINE})", "expected a number from 0 to 1"),
+    "zero where there must be some": ("total_frames=0", f"total_frames = 0 ({LINE})", "a whole number > 0"),
+    "null where a value is needed": ("device=null", f"device = null ({LINE})", "expected cpu, cuda or cuda:<number>"),
+    "no such device": ("device=gpu", f'device = "gpu" ({LINE})', "expected cpu, cuda or cuda:<number>"),
+    "missing in the file": ("scheduler=piecewise", "scheduler.points (conf/scheduler/piecewise.yaml:", "missing"),
+    "missing after a removal": ("~seed", "seed (", "missing: expected a whole number >= 0"),
+    "environment without a name": ("env=gym", "env.id (conf/env/gym.yaml:", "missing: expected the id"),
+    "a needed group left out": ("~env", f"~env ({LINE})", "a run cannot do without env; choices: acrobot, cartpole"),
+    "no value": ("seed", f"seed ({LINE})", "write seed=<value>"),
+    "bad syntax": ("network.hidden=[64", f"network.hidden=[64 ({LINE})", "cannot be read as key=value"),
+    "dashes": ("--seed=3", f"--seed=3 ({LINE})", "settings are written without dashes: seed="),
+    "interpolation of nothing": ("source.gamma=${loss.gama}", f"source.gamma ({LINE})", "'loss.gama' not found"),
+    "interpolation of itself": ("loss.gamma=${source.gamma}", "source.gamma", "leads back to itself"),
+    "unknown unit": ("log_every.epsiodes=5", f"log_every.epsiodes ({LINE})", "did you mean log_every.episodes?"),
+    "unit that cannot stop a run": ("stop_after.batches=5", f"stop_after.batches ({LINE})", "takes env_steps, updates"),
+    "two units": ("log_every={updates:2,episodes:3}", 'log_every = {"updates": 2', "expected one unit ("),
+    "zero of a unit": ("log_every.updates=0", 'log_every = {"updates": 0}', "and a number > 0"),
+    "unlisted key without a plus": ("env.kwargs.g=9.8", f"env.kwargs.g ({LINE})", "add it with +env.kwargs.g=9.8"),
+    "a plus too many": ("+optimizer.lr=1e-3", "is already set (conf/optimizer/adam.yaml:2)", "optimizer.lr=1e-3"),
+    "added parameter that is none": ("+optimizer.lrr=1", f"optimizer.lrr ({LINE})", "did you mean optimizer.lr?"),
+    "key below a value": ("optimizer.lr.x=1", f"optimizer.lr.x ({LINE})", "optimizer.lr is a value"),
+    "parameter of the builder": ("+optimizer.params=1", f"optimizer.params ({LINE})", "filled in by the builder"),
+    "target that is not there": ("loss._target_=runner.builders.make_dqm_loss", "loss._target_", "make_dqn_loss?"),
+    "target without a module": ("loss._target_=nowhere.Loss", f"loss._target_ ({LINE})", "cannot be found"),
+    "value where a node belongs": ("env.make=3", f"env.make = 3 ({LINE})", "expected a node with a _target_ or null"),
+    "node where a value belongs": ("seed={_target_: os.getcwd}", "seed = {", "expected a whole number"),
+    "hook that is no node": ("hooks.recorder=5", f"hooks.recorder ({LINE})", "expected a node with a _target_"),
+    "typo in a setting of Hydra": ("hydra.run.dri=x", f"hydra.run.dri ({LINE})", "did you mean hydra.run.dir?"),
+    "unknown launcher": ("hydra/launcher=basik", f"hydra/launcher=basik ({LINE})", "did you mean basic?"),
+    "sweep without -m": ("seed=0,1", f"seed=0,1 ({LINE})", "several values need -m"),
+    "folder that is not there": ("--config-dir=none", f"--config-dir ({LINE})", "there is no folder none"),
+    "package that is not there": ("trust=[no_such_pkg]", f"trust = no_such_pkg ({LINE})", "no such package"),
+    "run that is not there": ("resume=outputs/none", f"resume=outputs/none ({LINE})", "there is no such folder"),
+}
+
+
+@pytest.mark.parametrize(("typed", "where", "words"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_with_its_key_its_origin_and_what_to_type(ask, typed, where, words):
+    answer = ask(typed)
+    assert answer.code == 2
+    assert answer.out == ""
+    assert "Traceback" not in answer.err
+    assert len(answer.mistakes) == 1
+    assert where in answer.mistakes[0]
+    assert words in answer.mistakes[0]
+    assert os.listdir(ask.folder) == []
+
+
+def test_all_mistakes_are_in_one_report(ask):
+    answer = ask("seed=-1", "optimzer.lr=1", "env=cartpol", "loss.gamma=x", "a b", "log_every.step=1", "hydra.rn=1")
+    starts = ["a b", "env=cartpol", "optimzer.lr", "log_every.step", "seed = -1", 'loss.gamma = "x"', "hydra.rn"]
+    assert answer.code == 2
+    assert len(answer.mistakes) == len(starts)
+    assert all(line.startswith(start) for line, start in zip(answer.mistakes, starts, strict=True))
+    assert answer.err.startswith("7 mistakes")
+
+
+def test_the_origin_of_a_value_in_a_file_is_its_line(ask, conf):
+    file = conf / "optimizer" / "hot.yaml"
+    file.write_text("defaults: [adam]\n\n# too much\nlr: -3\n")
+    assert ask("optimizer=hot", conf=conf).mistakes == [
+        "optimizer.lr = -3 (conf/optimizer/hot.yaml:4): expected a number > 0"
+    ]
+
+
+def test_the_origin_is_the_file_that_is_merged_last(ask, conf):
+    (conf / "tuned" / "dqn" / "cartpole.yaml").write_text("# @package _global_\nseed: 1\noptimizer:\n  lr: -1\n")
+    assert "(conf/tuned/dqn/cartpole.yaml:4)" in ask(conf=conf).mistakes[0]
+    assert "(command line)" in ask("optimizer.lr=-2", conf=conf).mistakes[0]
+
+
+def test_a_broken_file_of_the_user_is_a_mistake(ask):
+    folder = ask.folder / "mine" / "env"
+    folder.mkdir(parents=True)
+    (folder / "broken.yaml").write_text("id: [1\n")
+    answer = ask("--config-dir", "mine", "env=broken")
+    assert answer.code == 2
+    assert len(answer.mistakes) == 1
+    assert "broken.yaml" in answer.mistakes[0]
+
+
+@pytest.mark.parametrize(
+    ("typed", "where"),
+    [
+        (["seed=0,1,-2"], "seed = -2"),
+        (["seed=range(-1,2)"], "seed = -1"),
+        (["optimizer.lr=choice(1e-3,abc)"], 'optimizer.lr = "abc"'),
+        (["optimizer=adam,sgdd"], "optimizer=sgdd"),
+        (["env=cartpole,gym"], "env.id"),
+        (["optimizer=adam,sgd", "optimizer.momentum=0.9"], "optimizer.momentum"),
+        (["hydra.job.name=a,b"], "hydra.job.name=a,b"),
+        (["resume=outputs/some"], "resume=outputs/some"),
+    ],
+    ids=str,
+)
+def test_every_value_of_a_sweep_is_checked(ask, typed, where):
+    answer = ask("-m", *typed)
+    assert answer.code == 2
+    assert [line for line in answer.mistakes if line.startswith(where)]
+    assert os.listdir(ask.folder) == []
+
+
+@pytest.mark.parametrize("typed", ["optimzer.lr=1", "optimiser=adam", "env=cartpol", "optimizer.lr=abc"])
+def test_a_mistake_is_answered_at_once_and_without_torch(tmp_path, typed):
+    code = (
+        "import sys; from runner.config.main import main; code = main(sys.argv[1:]);"
+        "heavy = {'torch', 'tensordict', 'mlflow', 'gymnasium'} & set(sys.modules); sys.exit(9 if heavy else code)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", code, typed],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+    )
+    seconds = time.perf_counter() - start
+    assert done.returncode == 2, done.stderr.decode()
+    assert b"did you mean" in done.stderr or b"expected a number" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+    assert seconds < 4  # 0.5 s on an idle core, 2 s to import torch; other work may slow both

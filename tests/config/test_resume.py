@@ -1,0 +1,229 @@
+"""A run's folder is data: what it names is judged before it is looked up, and what is typed now comes on top."""
+
+import json
+import os
+import sys
+
+import pytest
+import yaml
+
+from runner.config.arguments import parse_arguments
+from runner.config.check import CONF
+from runner.config.composer import Composer, as_plain
+from runner.config.report import Rejected
+from runner.config.resume import resume
+from runner.config.targets import is_allowed, is_nameable, resolve_target
+from runner.runs import RunFolder, config_hash
+
+HOSTILE = [
+    "os.system",
+    "posix.system",
+    "builtins.eval",
+    "builtins.exec",
+    "subprocess.Popen",
+    "torch.load",
+    "torch.hub.load",
+    "torch.nn.functional.torch.load",
+    "torch.nn.functional.torch.os.system",
+    "torch.nn.modules.module.torch.hub.load",
+    "torch.optim.optimizer.warnings.sys.exit",
+    "runner.hook.re.compile",
+    "runner.hook.ABC",
+    "runner.seeding.np.load",
+    "runner.runs.os.system",
+    "runner.runs.claim_folder",
+    "runner.config.jobs.Jobs",
+    "runner.config.main.main",
+    "hooks.progress_bar.sys.exit",
+    "gymnasium.envs.registration.load_env_creator",
+    "gymnasium.make",
+    "gymnasium.envs.registration.importlib.import_module",
+    "gymnasium.wrappers.RecordVideo",
+    "torch.nn.init.normal_",
+    "hostile_module.Hook",
+    "antigravity.webbrowser.open",
+]
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A stored run of ours; ``run.change(key=value)`` edits its configuration, ``run.resume(*argv)`` resumes it."""
+    folder = tmp_path / "stored"
+    (folder / ".hydra").mkdir(parents=True)
+    tree = as_plain(Composer(CONF).compose([]).tree)
+    monkeypatch.chdir(tmp_path)
+
+    class Run:
+        path = folder
+        file = folder / ".hydra" / "config.yaml"
+
+        def change(self, key, value):
+            *parents, last = key.split(".")
+            node = tree
+            for parent in parents:
+                node = node[parent]
+            node[last] = value
+            self.file.write_text(yaml.safe_dump(tree))
+
+        def status(self, status):
+            RunFolder.start(folder, algo="dqn", env="cartpole", seed=0, config_hash=config_hash(tree)).update(status)
+
+        def resume(self, *argv):
+            return resume(parse_arguments([f"resume={folder}", *argv]), folder)
+
+    stored = Run()
+    stored.change("seed", 5)
+    stored.status("crashed")
+    return stored
+
+
+def mistakes(function, *argv):
+    with pytest.raises(Rejected) as caught:
+        function(*argv)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def test_a_run_is_resumed_with_its_own_values(run):
+    config = run.resume().config
+    assert (config["seed"], config["source"]["gamma"], config["resume"]) == (5, 0.99, str(run.path))
+
+
+def test_what_is_typed_comes_on_top_and_interpolations_follow(run):
+    config = run.resume("total_frames=70000", "loss.gamma=0.5", "log_every.updates=3").config
+    assert (config["total_frames"], config["source"]["gamma"]) == (70_000, 0.5)
+    assert config["log_every"] == {"updates": 3.0}
+
+
+def test_a_typed_group_is_composed_anew(run):
+    config = run.resume("optimizer=sgd", "optimizer.lr=0.5", "hooks=null").config
+    assert config["optimizer"] == {
+        "_target_": "runner.learner.optimizers.sgd", "lr": 0.5, "momentum": 0.0, "weight_decay": 0.0
+    }  # fmt: skip
+    assert config["hooks"] == {}
+
+
+def test_what_was_typed_still_holds_when_the_run_is_resumed_again(run):
+    run.resume("total_frames=70000", "trust=[json]").store()
+    config = run.resume().config
+    assert (config["total_frames"], config["trust"]) == (70_000, [])
+
+
+@pytest.mark.parametrize("typed", ["env=acrobot", "algo=dqn", "network=q_mlp", "network.hidden=[3]", "env.num_envs=2"])
+def test_what_a_checkpoint_cannot_follow_is_refused_in_words(run, typed):
+    (line,) = mistakes(run.resume, typed)
+    assert f"{typed} (command line): a resumed run keeps its " in line
+
+
+def test_mistakes_typed_with_resume_are_reported_like_others(run):
+    lines = mistakes(run.resume, "optimzer.lr=1", "seed=-1", "scheduler=linea", "hydra.run.dir=x")
+    assert len(lines) == 4
+    assert any("did you mean optimizer.lr?" in line for line in lines)
+
+
+def test_a_finished_run_goes_on_only_if_it_grows(run):
+    run.status("done")
+    (line,) = mistakes(run.resume)
+    assert "total_frames=<more than 50000>" in line
+    assert mistakes(run.resume, "total_frames=50000") == [line]
+    assert run.resume("total_frames=50001").config["total_frames"] == 50_001
+
+
+@pytest.mark.parametrize("target", HOSTILE)
+def test_a_hostile_target_is_refused_before_it_can_do_anything(run, target, monkeypatch):
+    (run.path.parent / "hostile_module.py").write_text("open('executed', 'w')\nclass Hook: ...\n")
+    monkeypatch.syspath_prepend(str(run.path.parent))
+    run.change("hooks.evil", {"_target_": target, "command": "touch executed"})
+    before = sorted(os.listdir(run.path.parent))
+    lines = mistakes(run.resume)
+    assert any("hooks.evil" in line for line in lines)
+    assert is_nameable(target, []) or "a resumed run may not name" in lines[0]
+    assert sorted(os.listdir(run.path.parent)) == before
+    assert not {"hostile_module", "antigravity"} & set(sys.modules)
+
+
+@pytest.mark.parametrize("target", HOSTILE)
+def test_no_alias_makes_a_hostile_object_allowed(target):
+    named = is_nameable(target, [])
+    assert not (named and is_allowed(resolve_target(target), []))
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["torch.nn.Linear", "torch.nn.modules.Linear", "torch.optim.Adam", "runner.builders.make_replay_buffer",
+     "hooks.log_reward.LogReward", "gymnasium.envs.classic_control.CartPoleEnv"],
+)  # fmt: skip
+def test_parts_of_ours_and_of_the_libraries_are_allowed(target):
+    assert is_nameable(target, [])
+    assert is_allowed(resolve_target(target), [])
+
+
+def test_the_refusal_says_what_to_type_and_that_works(run, monkeypatch):
+    (run.path.parent / "trusted_module.py").write_text("class Hook:\n    def __init__(self): ...\n")
+    monkeypatch.syspath_prepend(str(run.path.parent))
+    run.change("hooks.mine", {"_target_": "trusted_module.Hook"})
+    (line,) = mistakes(run.resume)
+    assert "trust=[trusted_module]" in line
+    assert "mine" in run.resume("trust=[trusted_module]").config["hooks"]
+    monkeypatch.delitem(sys.modules, "trusted_module")
+
+
+def test_the_folder_cannot_trust_itself(run):
+    run.change("trust", ["os", "posix", "nt"])
+    run.change("hooks.evil", {"_target_": "os.system", "command": "touch executed"})
+    assert len(mistakes(run.resume)) == 1
+
+
+def test_a_target_behind_an_interpolation_is_judged_too(run):
+    run.change("hooks.evil", {"_target_": "${hooks.evil.command}", "command": "os.system"})
+    assert "os.system" in mistakes(run.resume)[0]
+
+
+def test_a_nested_target_is_judged_too(run):
+    run.change("env.make", {"_target_": "gymnasium.envs.classic_control.CartPoleEnv", "x": [{"_target_": "os.abort"}]})
+    assert "os.abort" in mistakes(run.resume)[0]
+
+
+def test_the_module_of_an_environment_id_is_judged_too(run):
+    run.change("env.id", "antigravity:CartPole-v1")
+    assert "trust=[antigravity]" in mistakes(run.resume)[0]
+    assert "antigravity" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "value", ["${oc.env:HOME}", "x${now:%Y}", "${${a}:b}", "${oc.create:{a: 1}}", "${x:", "${f:${a}}"]
+)
+def test_resolvers_are_not_called_for_a_stored_value(run, value):
+    run.change("logger.csv.path", value)
+    (line,) = mistakes(run.resume)
+    assert line.startswith("logger.csv.path")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("!!python/object/apply:os.system ['touch executed']", "could not determine a constructor"),
+        ("a: &x [1]\nb: *x\n", "it has aliases"),
+        ("[1, 2]", "is not a mapping"),
+        ("a: [", "cannot be read"),
+        ("a: " + "x" * 2**20, "it has more than"),
+    ],
+    ids=["tag", "alias", "list", "syntax", "size"],
+)
+def test_a_damaged_or_hostile_file_is_one_line(run, text, words):
+    run.file.write_text(text)
+    (line,) = mistakes(run.resume)
+    assert words in line
+    assert not (run.path.parent / "executed").exists()
+
+
+def test_a_folder_without_a_run_is_one_line(tmp_path, ask):
+    (ask.folder / "some").mkdir()
+    answer = ask("resume=some")
+    assert (answer.code, len(answer.mistakes)) == (2, 1)
+    assert "is not a run's folder" in answer.mistakes[0]
+
+
+def test_a_damaged_run_json_is_one_line(run):
+    (run.path / "run.json").write_text(json.dumps({"schema": 1}))
+    (line,) = mistakes(run.resume)
+    assert "damaged" in line

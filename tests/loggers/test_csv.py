@@ -1,0 +1,177 @@
+import csv
+import logging
+import resource
+import time
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from runner.loggers.csv import CSVLogger
+
+
+def row(step, **metrics):
+    return {"env_steps": step, "frames": 2 * step, "updates": step // 2, "episodes": 0, **metrics}
+
+
+def table(folder):
+    with open(folder / "metrics.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@contextmanager
+def full_disk(size_bytes):
+    """No file of this process can grow beyond that size: writing fails as it does where space is used up."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_the_clocks_come_first_and_metrics_in_order_of_appearance(tmp_path):
+    logger = CSVLogger(tmp_path)
+    logger.log_row(row(10, **{"train/return": 1.0}))
+    logger.log_row(row(20, **{"loss/q": 0.5, "train/return": 2.0}))
+    logger.log_row(row(30, **{"eval/return": 3.0}))
+    logger.close("done")
+    assert (tmp_path / "metrics.csv").read_text() == (
+        "env_steps,frames,updates,episodes,train/return,loss/q,eval/return\n"
+        "10,20,5,0,1.0,,\n"
+        "20,40,10,0,2.0,0.5,\n"
+        "30,60,15,0,,,3.0\n"
+    )
+
+
+@pytest.mark.parametrize("value", [0.1, 1 / 3, -0.0, 5e-324, float("inf"), np.float64(0.1), np.float32(0.1)])
+def test_floats_read_back_as_the_same_bits(tmp_path, value):
+    logger = CSVLogger(tmp_path)
+    logger.log_row(row(1, x=value))
+    logger.flush()
+    text = table(tmp_path)[0]["x"]
+    assert np.float64(text).tobytes() == np.float64(value).tobytes()
+
+
+def test_nan_and_odd_values_do_not_stop_it(tmp_path):
+    logger = CSVLogger(tmp_path)
+    logger.log_row(row(1, x=float("nan"), y="text, with comma"))
+    logger.flush()
+    assert (table(tmp_path)[0]["x"], table(tmp_path)[0]["y"]) == ("nan", "text, with comma")
+
+
+def rows_of_a_run():
+    rows = [row(step, **{"train/return": step / 3}) for step in range(1, 9)]
+    rows[2]["loss/q"] = 0.25
+    rows[5]["eval/return, mean"] = 1.5
+    return rows
+
+
+@pytest.mark.parametrize("cut", range(9))
+@pytest.mark.parametrize("flush_often", [True, False])
+def test_a_resumed_file_equals_the_uninterrupted_one_byte_for_byte(tmp_path, cut, flush_often):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = CSVLogger(tmp_path / "one"), CSVLogger(tmp_path / "two")
+    state = None
+    for index, values in enumerate(rows_of_a_run()):
+        if index == cut:
+            state = two.state_dict()
+        for logger in (one, two):
+            logger.log_row(values)
+            if flush_often:
+                logger.flush()
+    state = state or two.state_dict()
+    two.flush()
+    with open(tmp_path / "two" / "metrics.csv", "a") as file:
+        file.write("99,99,half a li")  # the kill came while a row was written
+    one.close("done")
+    resumed = CSVLogger(tmp_path / "two")
+    resumed.load_state_dict(state)
+    for values in rows_of_a_run()[cut:]:
+        resumed.log_row(values)
+    resumed.close("done")
+    assert state["rows"] == cut
+    assert (tmp_path / "two" / "metrics.csv").read_bytes() == (tmp_path / "one" / "metrics.csv").read_bytes()
+    assert len(table(tmp_path / "one")) == 8
+
+
+def test_columns_that_came_after_the_cut_are_gone(tmp_path):
+    killed = CSVLogger(tmp_path)
+    killed.log_row(row(1, x=1.0))
+    state = killed.state_dict()
+    killed.log_row(row(2, x=2.0, other=3.0))
+    killed.flush()
+    resumed = CSVLogger(tmp_path)
+    resumed.load_state_dict(state)
+    resumed.log_row(row(2, x=2.5))
+    resumed.close("done")
+    assert (tmp_path / "metrics.csv").read_text() == ("env_steps,frames,updates,episodes,x\n1,2,0,0,1.0\n2,4,1,0,2.5\n")
+
+
+def test_a_state_holds_every_row_logged_before_it(tmp_path):
+    logger = CSVLogger(tmp_path)
+    for step in range(5):
+        logger.log_row(row(step, x=1.0))
+    assert logger.state_dict() == {"rows": 5, "columns": ["env_steps", "frames", "updates", "episodes", "x"]}
+    assert len(table(tmp_path)) == 5
+
+
+@pytest.mark.parametrize("content", [None, "", "other,header\n1,2\n"])
+def test_a_file_that_cannot_be_continued_is_begun_anew_with_a_warning(tmp_path, content, caplog):
+    if content is not None:
+        (tmp_path / "metrics.csv").write_text(content)
+    logger = CSVLogger(tmp_path)
+    logger.load_state_dict({"rows": 3, "columns": ["env_steps", "frames", "updates", "episodes", "x"]})
+    logger.log_row(row(4, y=2.0))
+    logger.close("done")
+    assert [values["y"] for values in table(tmp_path)] == ["2.0"]
+    assert "begun anew" in caplog.text
+
+
+def test_rows_lost_with_the_machine_are_counted(tmp_path, caplog):
+    logger = CSVLogger(tmp_path)
+    logger.log_row(row(1, x=1.0))
+    state = logger.state_dict()
+    resumed = CSVLogger(tmp_path)
+    resumed.load_state_dict(state | {"rows": 3})
+    assert "only 1 of the 3 rows" in caplog.text
+    assert resumed.state_dict()["rows"] == 1
+
+
+def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, caplog):
+    logger = CSVLogger(tmp_path)
+    logger.log_row(row(0, x=0.0))
+    with full_disk(300):
+        for step in range(1, 100):
+            logger.log_row(row(step, x=step / 3))
+            logger.flush()
+    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
+    logger.log_row(row(100, x=1.0))
+    logger.close("done")
+    rows = table(tmp_path)
+    assert [int(values["env_steps"]) for values in rows] == list(range(101))
+    assert [float(values["x"]) for values in rows] == [step / 3 for step in range(100)] + [1.0]
+    assert {len(values) for values in rows} == {5}  # no line was written into another
+
+
+def test_rows_are_written_now_and_then_not_each_time(tmp_path):
+    logger = CSVLogger(tmp_path)
+    logger.log_row(row(1, x=1.0))
+    for step in range(2, 50):
+        logger.log_row(row(step, x=1.0))
+    assert len(table(tmp_path)) == 1
+    logger.flush()
+    assert len(table(tmp_path)) == 49
+
+
+def test_a_row_costs_the_training_thread_little(tmp_path):
+    logger = CSVLogger(tmp_path)
+    values = row(1, **{f"metric/{index}": float(index) for index in range(20)})
+    logger.log_row(values)
+    seconds = []
+    for _ in range(500):
+        begin = time.perf_counter()
+        logger.log_row(values)
+        seconds.append(time.perf_counter() - begin)
+    assert sorted(seconds)[250] < 20e-6

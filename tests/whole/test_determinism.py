@@ -1,0 +1,33 @@
+"""The same seed is the same run, and looking at a run does not change it."""
+
+import torch
+
+from tests.whole.runs import compose, train, weights
+
+
+def same(one, other):
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_two_runs_with_one_seed_end_with_the_same_bits_and_another_seed_differs():
+    first, second, other = (weights(train(compose(f"seed={seed}"))) for seed in (3, 3, 4))
+    assert same(first, second)
+    assert not same(first, other)
+
+
+def test_a_run_emptied_of_hooks_ends_with_bit_identical_weights():
+    config = compose()
+    watched = train(config)
+    assert set(watched.hooks) > {"log_reward", "recorder"}  # there was something to take out
+    assert same(weights(watched), weights(train({**config, "hooks": {}})))
+
+
+def test_emptying_learning_changes_the_weights():
+    # The oracle of the test above can fail: without the learning hooks nothing is learnt.
+    config = compose()
+    assert not same(weights(train(config)), weights(train({**config, "learning": {}})))
+
+
+def test_more_environments_are_deterministic_too():
+    first, second = (weights(train(compose("env.num_envs=5", "source.n_step=3"))) for _ in range(2))
+    assert same(first, second)
