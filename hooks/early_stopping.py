@@ -34,6 +34,7 @@ class EarlyStopping(TrainerHookBase):
         self.best: float | None = None
         self.waited = 0
         self._judged: Any = None
+        self._unjudged: float | None = None
 
     def register(self, trainer: Any, name: str | None = None) -> None:
         self.trainer = trainer
@@ -41,10 +42,15 @@ class EarlyStopping(TrainerHookBase):
         trainer.register_op("post_steps_log", self)
 
     def __call__(self, batch: TensorDictBase) -> None:
-        value = self.trainer.metrics.latest.get(self.monitor)
-        if value is not None and value is not self._judged:  # a new value is a new object, even if it is equal
-            self._judged = value
+        value = self._new_value()
+        if value is not None:
+            self._judged, self._unjudged = value, None
             self._judge(self.sign * float(value))
+
+    def _new_value(self) -> Any:
+        """The value that was not judged yet, if there is one: a new value is a new object, even if it is equal."""
+        value = self.trainer.metrics.latest.get(self.monitor, self._unjudged)
+        return None if value is self._judged else value
 
     def _judge(self, value: float) -> None:
         if self.threshold is not None and value >= self.sign * self.threshold:
@@ -58,7 +64,8 @@ class EarlyStopping(TrainerHookBase):
             self.trainer.request_stop(f"{self.monitor} has not improved on {self.sign * best:g} {self.waited} times")
 
     def state_dict(self) -> StateDict:
-        return {"best": self.best, "waited": self.waited}
+        value = self._new_value()
+        return {"best": self.best, "waited": self.waited, "unjudged": None if value is None else float(value)}
 
     def load_state_dict(self, state: StateDict) -> None:
-        self.best, self.waited = state["best"], state["waited"]
+        self.best, self.waited, self._unjudged = state["best"], state["waited"], state["unjudged"]

@@ -24,10 +24,10 @@ from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, Tri
 from runner.losses.dqn import DQNLoss, LossFunction
 from runner.metrics import Metrics
 from runner.networks.mlp import make_q_network
-from runner.policy import Exploration, Policy
+from runner.policy import Policy
 from runner.schedules import Schedule
 from runner.seeding import Streams, env_seed
-from runner.spec import NEXT_DONE, Collector, DataSource, EnvSpec, Logger, Progress
+from runner.spec import NEXT_DONE, Collector, DataSource, EnvSpec, Exploration, Logger, Progress
 from runner.trainer import Trainer
 from runner.types import Discount, Every, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from runner.policy import Policy
+from runner.spec import Actor
 from runner.types import Every, PositiveInt
 
 MAX_EPISODE_STEPS = 100_000
@@ -40,7 +40,7 @@ class Evaluation:
     def __init__(
         self,
         make: Callable[[], Any],
-        policy: Policy,
+        policy: Actor,
         seed_of: Callable[[str, int], int],
         every: Every,
         episodes: PositiveInt,
@@ -63,7 +63,7 @@ class Evaluation:
         self._envs.clear()
 
 
-def play(policy: Policy, envs: list[Any], seeds: list[int]) -> Evaluated:
+def play(policy: Actor, envs: list[Any], seeds: list[int]) -> Evaluated:
     """One greedy episode in each environment: the first started, however long, so that short ones do not count more."""
     dtype = policy.spec.observation_dtype
     observation = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]).astype(dtype)

@@ -54,6 +54,11 @@ class Metrics:
         for logger in self.loggers:
             logger.log_hparams(parameters)
 
+    def resume_without_state(self) -> None:
+        """Tell the loggers of a run that goes on before it ever saved: its rows begin anew, its identity does not."""
+        for logger in self.loggers:
+            logger.load_state_dict({})
+
     def flush(self) -> None:
         for logger in self.loggers:
             logger.flush()

@@ -2,25 +2,13 @@
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from runner.spec import EnvSpec, StateDict
-
-
-class Exploration(Protocol):
-    """Randomness added to a policy while it collects."""
-
-    def plan(self, shape: tuple[int, int], env_steps: int, init_random_frames: int) -> Any: ...
-
-    def metrics(self, env_steps: int) -> Mapping[str, float]: ...
-
-    def state_dict(self) -> StateDict: ...
-
-    def load_state_dict(self, state: StateDict) -> None: ...
+from runner.spec import EnvSpec, Exploration, StateDict
 
 
 def argmax_action(values: Tensor) -> Tensor:

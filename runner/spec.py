@@ -1,7 +1,7 @@
 """The words every module shares: names of batch keys, what an environment looks like, and how far a run has come."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any, Protocol
 
@@ -80,11 +80,12 @@ class Progress:
         self.batches += 1
 
     def state_dict(self) -> StateDict:
-        return asdict(self)
+        """The counters; the frame skip is configuration."""
+        return {name: value for name, value in asdict(self).items() if name != "frame_skip"}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for field in fields(self):
-            setattr(self, field.name, state[field.name])
+        for name in self.state_dict():
+            setattr(self, name, state[name])
 
 
 class Stateful(Protocol):
@@ -103,6 +104,25 @@ class Collector(Stateful, Protocol):
     def update_policy_weights_(self) -> None: ...
 
     def shutdown(self) -> None: ...
+
+
+class Exploration(Stateful, Protocol):
+    """Randomness added to a policy while it collects."""
+
+    def plan(self, shape: tuple[int, int], env_steps: int, init_random_frames: int) -> Any: ...
+
+    def metrics(self, env_steps: int) -> Mapping[str, float]: ...
+
+
+class Actor(Stateful, Protocol):
+    """Chooses actions for ``N`` environments at once; see ``runner.policy.Policy``."""
+
+    spec: EnvSpec
+    exploration: Exploration | None
+
+    def greedy(self, observation: np.ndarray) -> list[Any]: ...
+
+    def copy(self) -> "Actor": ...
 
 
 class DataSource(Stateful, Protocol):

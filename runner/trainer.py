@@ -59,7 +59,8 @@ class Trainer:
     Args:
         collector: iterable of batches ``[N, T]``; ``None`` for a trainer that only saves and loads.
         total_frames: env steps times the frame skip after which the run is done.
-        frame_skip: how often the environment repeats an action; it only multiplies the count.
+        frame_skip: how often the environment repeats an action, which only multiplies the count; the collector's own
+            if not given.
         loss_module: ``loss_module(sub_batch) -> {loss_*: ...}``, for use without a ``learner``.
         optimizer: a torch optimizer, or an ``Optimization``, over the parameters of ``loss_module``; the trainer then
             registers the update at ``optimizer`` itself, so that no ``OptimizerHook`` is needed.
@@ -78,7 +79,7 @@ class Trainer:
         *,
         collector: Collector | None = None,
         total_frames: int = 0,
-        frame_skip: int = 1,
+        frame_skip: int | None = None,
         loss_module: Callable[..., Any] | None = None,
         optimizer: Any = None,
         learner: Learner | None = None,
@@ -93,14 +94,14 @@ class Trainer:
     ) -> None:
         self.collector, self.total_frames = collector, total_frames
         self.progress = progress or getattr(collector, "progress", None) or Progress()
-        self.progress.frame_skip = frame_skip
+        self.progress.frame_skip = frame_skip or self.progress.frame_skip
         self.learner = learner or _make_learner(loss_module, optimizer, self.progress)
         self.source: DataSource = source or BatchSource(optim_steps_per_batch)
         self.metrics = metrics or Metrics()
         self.checkpoint = checkpoint or (CheckpointStore(run=save_trainer_file) if save_trainer_file else None)
         self.stop_after = dict(stop_after or {})
         self.log_every = Interval(log_every or {"env_steps": 1000})
-        self.save_request: Callable[[], str | None] = lambda: None
+        self.ask_to_stop: Callable[[], str | None] = lambda: None
         self.stop_reason: str | None = None
         self.optim_stopped = False
         self.pbar_values: dict[str, Any] = {}
@@ -205,7 +206,7 @@ class Trainer:
 
     def _should_stop(self) -> bool:
         if self.stop_reason is None:
-            self.stop_reason = self.save_request() or self._limit_reached()
+            self.stop_reason = self.ask_to_stop() or self._limit_reached()
         return self.stop_reason is not None
 
     def _limit_reached(self) -> str | None:
@@ -285,7 +286,7 @@ class Trainer:
         self._count_seconds()
         if self.learner is not None:
             self.learner.check_finite()
-        counters = {name: value for name, value in self.progress.state_dict().items() if name != "frame_skip"}
+        counters = self.progress.state_dict()
         return self.checkpoint.save(
             self.state_dict(), counters, {"env_mode": getattr(self.collector, "resume_mode", None)}
         )

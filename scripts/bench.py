@@ -26,7 +26,7 @@ import torch
 from runner.config.arguments import parse_arguments
 from runner.config.assemble import Experiment, assemble
 from runner.config.check import check
-from runner.runs import RunFolder, config_hash
+from runner.config.experiment import open_run
 
 PHASES = ("env", "policy", "store", "sample", "update", "hooks", "log")
 
@@ -98,12 +98,11 @@ def collect(config: dict[str, Any], steps: int, is_random: bool) -> Measured:
 def train(config: dict[str, Any], steps: int, is_split: bool = False) -> tuple[Measured, dict[str, float], float]:
     """Train past the warm-up, then measure; with ``is_split`` also how the time divides into phases."""
     with tempfile.TemporaryDirectory() as folder:
-        identity = {"seed": config["seed"], "config_hash": config_hash(config)}
         logger = {**config["logger"]}
         if "mlflow" in logger:
             logger["mlflow"] = {**logger["mlflow"], "tracking_uri": f"sqlite:///{folder}/mlflow.db"}
         config = {**config, "logger": logger}
-        experiment = assemble(config, RunFolder.start(Path(folder), algo="bench", env="bench", **identity))
+        experiment = assemble(config, open_run(config, Path(folder), resume=False, algo="bench", env="bench"))
         trainer = experiment.trainer
         trainer.metrics.log_hparams(config)
         _train_until(experiment, experiment.source.warmup + 2_000)

@@ -8,7 +8,6 @@ import torch
 from tensordict import TensorDict
 from tensordict.utils import NestedKey
 
-from runner.policy import Policy
 from runner.spec import (
     ACTION,
     NEXT_DONE,
@@ -19,6 +18,7 @@ from runner.spec import (
     NEXT_TERMINATED,
     NEXT_TRUNCATED,
     OBSERVATION,
+    Actor,
     EnvSpec,
     Progress,
     StateDict,
@@ -88,7 +88,7 @@ class InProcessCollector:
     def __init__(
         self,
         environment: VectorEnvironment,
-        policy: Policy,
+        policy: Actor,
         frames_per_batch: int,
         init_random_frames: int = 0,
         progress: Progress | None = None,

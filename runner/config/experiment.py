@@ -5,7 +5,6 @@ import math
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,6 +13,7 @@ from runner.config.signals import StopSignals
 from runner.config.summary import explain_schedule, summarize
 from runner.runs import RunFolder, config_hash, read_git_sha
 from runner.spec import HooklineError
+from runner.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +43,15 @@ def explain(config: Config) -> str:
 def run_experiment(config: Config, folder: Path, resume: bool = False, algo: str = "", env: str = "") -> Outcome:
     """Run (or go on with) the experiment ``config`` in ``folder``; ``algo`` and ``env`` name it in ``run.json``."""
     torch.set_num_threads(config["threads"])
-    run = _open_run(config, folder, resume, algo, env)
+    run = open_run(config, folder, resume, algo, env)
     experiment = assemble(config, run)
     trainer = experiment.trainer
-    trainer.metrics.log_hparams(config)
     if resume:
         _load(trainer)
+    trainer.metrics.log_hparams(config)
     run.update(status="running", progress=trainer.progress.state_dict())
     with StopSignals() as signals:
-        trainer.save_request = signals.reason
+        trainer.ask_to_stop = lambda: _at_safe_point(trainer, run, signals)
         try:
             trainer.train()
             return _finish(config, experiment, run, signals)
@@ -61,19 +61,30 @@ def run_experiment(config: Config, folder: Path, resume: bool = False, algo: str
             _close(experiment)
 
 
-def _open_run(config: Config, folder: Path, resume: bool, algo: str, env: str) -> RunFolder:
+def open_run(config: Config, folder: Path, resume: bool, algo: str, env: str) -> RunFolder:
+    """The folder of a run that begins, or goes on, there."""
     if resume:
         return RunFolder.open(folder)
     identity = {"seed": config["seed"], "config_hash": config_hash(config), "git_sha": read_git_sha(Path(__file__))}
     return RunFolder.start(folder, algo=algo, env=env, threads=config["threads"], **identity)
 
 
-def _load(trainer: Any) -> None:
+def _load(trainer: Trainer) -> None:
     """Restore the newest good checkpoint; a run that was stopped before its first one begins anew."""
-    if trainer.checkpoint.folders():
+    if trainer.checkpoint and trainer.checkpoint.folders():
         trainer.load_from_file()
     else:
         log.warning("there is no checkpoint yet: the run begins anew")
+        trainer.metrics.resume_without_state()
+
+
+def _at_safe_point(trainer: Trainer, run: RunFolder, signals: StopSignals) -> str | None:
+    """Write down which MLflow run this is as soon as that is known, and say whether a signal came."""
+    if run.mlflow_run_id is None:
+        run_id = next((one for logger in trainer.metrics.loggers if (one := getattr(logger, "run_id", None))), None)
+        if run_id:
+            run.update(mlflow_run_id=run_id)
+    return signals.reason()
 
 
 def _finish(config: Config, experiment: Experiment, run: RunFolder, signals: StopSignals) -> Outcome:

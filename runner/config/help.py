@@ -10,12 +10,15 @@ from runner.config.tree import ABSENT, lookup
 USAGE = """\
 Hookline trains reinforcement-learning agents. A run is one tree of settings, put together from groups.
 
-  python run.py algo=dqn env=cartpole                    train, evaluate, log, checkpoint
-  python run.py env=gym env.id=LunarLander-v3            any environment of gymnasium, or my_pkg:MyEnv-v0
-  python run.py -m seed=0,1,2 optimizer.lr=1e-3,5e-4     a sweep: six runs
-  python run.py resume=outputs/dqn-cartpole/<run>        go on where a run stopped; resume=auto finds it
-  python run.py explain=true                             say what would run, then exit
 """
+
+COMMANDS = {
+    "algo={algo} env={env}": "train, evaluate, log, checkpoint",
+    "env=gym env.id=LunarLander-v3": "any environment of gymnasium, or my_pkg:MyEnv-v0",
+    "-m seed=0,1,2 optimizer.lr=1e-3,5e-4": "a sweep: six runs",
+    "resume=outputs/{algo}-{env}/<run>": "go on where a run stopped; resume=auto finds it",
+    "explain=true": "say what would run, then exit",
+}
 
 SETTINGS = {
     "seed": "one number fixes every random choice",
@@ -68,8 +71,24 @@ def help_text(composer: Composer) -> str:
     tree = as_plain(composition.tree)
     settings = [line for key, comment in SETTINGS.items() if (line := _setting_line(key, tree, comment))]
     return "\n".join(
-        [USAGE, "Groups (group=choice; * is the default)", *groups, "", "Settings (key=value)", *settings, "", EXAMPLES]
+        [
+            USAGE,
+            *_command_lines(composition.choices),
+            "",
+            "Groups (group=choice; * is the default)",
+            *groups,
+            "",
+            "Settings (key=value)",
+            *settings,
+            "",
+            EXAMPLES,
+        ]
     ).rstrip()
+
+
+def _command_lines(choices: dict[str, Any]) -> list[str]:
+    named = {command.format(**choices): comment for command, comment in COMMANDS.items()}
+    return [f"  python run.py {command:<40} {comment}" for command, comment in named.items()]
 
 
 def _group_line(group: str, choices: list[str], default: Any) -> str:

@@ -71,7 +71,7 @@ class CSVLogger:
         """Cut the file back to what it was when ``state`` was taken."""
         self._pending.clear()
         self._columns, self._rows, self._bytes = list(CLOCKS), 0, 0
-        if not state["rows"]:
+        if not state.get("rows"):
             return
         try:
             kept = self._replace(list(state["columns"]), _first_rows(self.path, state["columns"], state["rows"]))

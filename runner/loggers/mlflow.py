@@ -4,7 +4,9 @@ import logging
 import os
 import re
 import shlex
+import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -65,6 +67,10 @@ class MLFlowLogger:
     def close(self, status: str) -> None:
         """Send what waits and set the run's status; after ten seconds of failure, what is unsent goes to a file."""
         self._sender.end(STATUSES.get(status, "FAILED"))
+
+    def look(self) -> str:
+        """What to type, or to open, to look at the run."""
+        return look_command(self.uri)
 
     def state_dict(self) -> StateDict:
         return {"run_id": self.run_id, **self._outbox.state_dict()}
@@ -191,10 +197,15 @@ def default_uri() -> str:
 
 
 def look_command(uri: str) -> str:
-    """The command line that shows the runs at ``uri`` in a browser."""
+    """What to type, or to open, to look at the runs at ``uri``."""
+    if uri.startswith(("http://", "https://")):
+        return uri
+    # Beside the interpreter where its folder is not on the PATH, as when a .venv was not activated.
+    beside = Path(sys.executable).with_name("mlflow")
+    program = "mlflow" if shutil.which("mlflow") or not beside.exists() else shlex.quote(str(beside))
     if uri.startswith("sqlite:///"):
         uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-    return f"mlflow ui --backend-store-uri {shlex.quote(uri)}"
+    return f"{program} ui --backend-store-uri {shlex.quote(uri)}"
 
 
 def _tags(run: Any) -> dict[str, str]:

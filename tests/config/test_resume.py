@@ -1,5 +1,6 @@
 """A run's folder is data: what it names is judged before it is looked up, and what is typed now comes on top."""
 
+import copy
 import json
 import os
 import sys
@@ -45,12 +46,17 @@ HOSTILE = [
 ]
 
 
+@pytest.fixture(scope="module")
+def defaults():
+    return as_plain(Composer(CONF).compose([]).tree)
+
+
 @pytest.fixture
-def run(tmp_path, monkeypatch):
+def run(tmp_path, monkeypatch, defaults):
     """A stored run of ours; ``run.change(key=value)`` edits its configuration, ``run.resume(*argv)`` resumes it."""
     folder = tmp_path / "stored"
     (folder / ".hydra").mkdir(parents=True)
-    tree = as_plain(Composer(CONF).compose([]).tree)
+    tree = copy.deepcopy(defaults)
     monkeypatch.chdir(tmp_path)
 
     class Run:
@@ -167,10 +173,28 @@ def test_the_refusal_says_what_to_type_and_that_works(run, monkeypatch):
     monkeypatch.delitem(sys.modules, "trusted_module")
 
 
-def test_the_folder_cannot_trust_itself(run):
-    run.change("trust", ["os", "posix", "nt"])
-    run.change("hooks.evil", {"_target_": "os.system", "command": "touch executed"})
-    assert len(mistakes(run.resume)) == 1
+def test_the_folder_cannot_trust_itself(run, monkeypatch):
+    (run.path.parent / "trusting_module.py").write_text("class Hook:\n    def __init__(self): ...\n")
+    monkeypatch.syspath_prepend(str(run.path.parent))
+    run.change("trust", ["trusting_module"])
+    run.change("hooks.mine", {"_target_": "trusting_module.Hook"})
+    (line,) = mistakes(run.resume)
+    assert "a resumed run may not name trusting_module.Hook" in line
+    assert "trusting_module" not in sys.modules
+
+
+def test_an_object_is_judged_by_where_it_is_and_not_by_where_it_says_it_is():
+    def spawn(command): ...
+
+    spawn.__module__, spawn.__qualname__ = "runner.hook", "Interval"
+    assert not is_allowed(spawn, [])
+    assert not is_allowed(resolve_target("runner.hook.Interval.fires"), [])
+    assert is_allowed(resolve_target("runner.hook.Interval"), [])
+
+
+@pytest.mark.parametrize("module", ["runner.config.jobs", "runner.runs", "runner.sweeps.any", "runner.__main__"])
+def test_modules_that_start_runs_or_make_folders_are_not_even_looked_up(module):
+    assert not is_nameable(f"{module}.anything", [])
 
 
 def test_a_target_behind_an_interpolation_is_judged_too(run):

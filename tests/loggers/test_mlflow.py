@@ -458,8 +458,19 @@ def test_the_address_is_the_argument_or_the_environment_or_the_default(run, monk
 
 def test_the_line_to_paste_names_the_whole_path(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("runner.loggers.mlflow.shutil.which", lambda name: f"/usr/bin/{name}")
     assert look_command("sqlite:///a b.db") == f"mlflow ui --backend-store-uri 'sqlite:///{tmp_path}/a b.db'"
     assert look_command("sqlite:////x/mlflow.db") == "mlflow ui --backend-store-uri sqlite:////x/mlflow.db"
+
+
+def test_the_line_to_paste_works_where_the_venv_was_not_activated(monkeypatch):
+    monkeypatch.setattr("runner.loggers.mlflow.shutil.which", lambda name: None)
+    command = look_command("sqlite:////x/mlflow.db").split()[0]
+    assert Path(command).parent == Path(sys.executable).parent
+
+
+def test_a_server_is_looked_at_by_its_address():
+    assert look_command("http://127.0.0.1:5000") == "http://127.0.0.1:5000"
 
 
 def test_addresses_of_files_are_told_from_others():

@@ -198,7 +198,7 @@ def test_a_hook_can_ask_to_stop_at_the_end_of_the_batch():
 
 def test_a_request_from_outside_stops_at_the_end_of_the_batch():
     one = trainer(1_000)
-    one.save_request = lambda: "SIGTERM" if one.progress.batches >= 2 else None
+    one.ask_to_stop = lambda: "SIGTERM" if one.progress.batches >= 2 else None
     assert (one.train().batches, one.stop_reason) == (2, "SIGTERM")
 
 

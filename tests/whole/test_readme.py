@@ -35,11 +35,13 @@ def test_the_example_without_yaml_trains_and_saves(tmp_path):
 
 
 def test_the_example_of_one_approximation_learns_the_fixed_point(tmp_path):
-    # q = 1 + 0.9 q has the fixed point 10; the target at rate 0.005 has come part of the way after 200 updates.
-    code = block_after("approximation", "python") + "\nprint(float(q.no_grad(states).mean()))\n"
+    # q = 1 + 0.9 max q has the fixed point 10. The target's gap shrinks by about 1 - 0.1 x 0.1 an update: e^-5 of it
+    # is left after 500. The maximum over two noisy actions adds a little.
+    code = "import torch; torch.manual_seed(0)\n" + block_after("approximation", "python")
+    code += "\nprint(float(q.no_grad(states, actions).mean()))\n"
     done = run_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
-    assert 1.0 < float(done.stdout) < 10.0
+    assert 8.0 < float(done.stdout) < 12.0
 
 
 @pytest.fixture
