@@ -33,7 +33,7 @@ check_python() {
 # Empties .venv but for the lock that this process holds in it.
 clear_venv() { find "$venv" -mindepth 1 -maxdepth 1 ! -name .lock -exec rm -rf {} +; }
 
-# Without byte-compiling: Python does that for what it imports, a small part of what is installed.
+# Without byte-compiling, half of the time: Python does that itself for the small part of it that is ever imported.
 pip_install() {
     "$venv/bin/python" -m pip install -qq --no-compile --disable-pip-version-check -c "$root/constraints.txt" "$@" ||
         die "installing failed, the lines above say why; nothing needs cleaning up before the next try"
@@ -52,6 +52,13 @@ install_pins() { # extra
     fi
 }
 
+# Where Python has been told not to write what it compiles, everything is compiled at once (some templates cannot be).
+compile_all() {
+    if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then
+        "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null 2>&1 || true
+    fi
+}
+
 make_venv() { # extra
     local started=$SECONDS is_whole=
     if [ -f "$venv/.stamp-core" ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1; then is_whole=1; fi
@@ -65,6 +72,7 @@ make_venv() { # extra
         "$python" -m venv "$venv" >&2 || die "making $venv failed"
     fi
     install_pins "$1"
+    compile_all
     stamp_text >"$venv/.stamp-core"
     [ "$1" = core ] || stamp_text >"$venv/.stamp-$1"
     say "ready in $((SECONDS - started)) s"

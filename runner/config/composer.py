@@ -7,7 +7,6 @@ from typing import Any
 
 from hydra import version
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository
 from hydra._internal.defaults_list import create_defaults_list
 from hydra._internal.utils import create_config_search_path
 from hydra.core.config_search_path import SearchPathQuery
@@ -49,7 +48,6 @@ class Composer:
             folder = f"file://{config_dir.absolute()}"
             search_path.prepend("command-line", folder, anchor=SearchPathQuery(provider="schema"))
         self._loader = ConfigLoaderImpl(search_path)
-        self._repository: CachingConfigRepository | None = None
 
     def is_group(self, name: str) -> bool:
         return bool(self._loader.repository.group_exists(name))
@@ -70,8 +68,8 @@ class Composer:
     def compose(self, group_overrides: list[str]) -> Composition:
         """The tree that these choices give; raises whatever Hydra raises."""
         # The steps of load_configuration without its second half, which stops at the first bad value.
-        parsed, fresh = self._loader._parse_overrides_and_create_caching_repo(self.config_name, group_overrides)
-        repository = self._repository = self._repository or fresh
+        # A fresh repository each time: merging shares nodes with what the repository has cached.
+        parsed, repository = self._loader._parse_overrides_and_create_caching_repo(self.config_name, group_overrides)
         defaults = create_defaults_list(repository, self.config_name, parsed, prepend_hydra=True, skip_missing=False)
         tree = self._loader._compose_config_from_defaults_list(defaults.defaults, repository)
         hydra = tree.pop("hydra")

@@ -80,11 +80,14 @@ def _load(trainer: Trainer) -> None:
 
 def _at_safe_point(trainer: Trainer, run: RunFolder, signals: StopSignals) -> str | None:
     """Write down which MLflow run this is as soon as that is known, and say whether a signal came."""
-    if run.mlflow_run_id is None:
-        run_id = next((one for logger in trainer.metrics.loggers if (one := getattr(logger, "run_id", None))), None)
-        if run_id:
-            run.update(mlflow_run_id=run_id)
+    if run.mlflow_run_id is None and (run_id := _logger_run_id(trainer)) is not None:
+        run.update(mlflow_run_id=run_id)
     return signals.reason()
+
+
+def _logger_run_id(trainer: Trainer) -> str | None:
+    """What MLflow calls this run, once it is known."""
+    return next((one for logger in trainer.metrics.loggers if (one := getattr(logger, "run_id", None))), None)
 
 
 def _finish(config: Config, experiment: Experiment, run: RunFolder, signals: StopSignals) -> Outcome:
@@ -114,6 +117,7 @@ def _record(experiment: Experiment, run: RunFolder, status: str, reason: str | N
         progress=trainer.progress.state_dict(),
         metrics=dict(trainer.metrics.last_row),
         best=dict(getattr(recorder, "best", {})),
+        mlflow_run_id=_logger_run_id(trainer),
     )
 
 

@@ -37,6 +37,7 @@ SETTINGS = {
     "source.batch_size": "transitions in one update",
     "source.optim_steps": "updates for each collected batch",
     "exploration.end": "and exploration.start, exploration.env_steps",
+    "target_updater.rate": "of the way to the network that the target goes in each update",
     "target_updater.update_frequency": "updates between two copies",
     "learner.clip": "largest gradient",
     "evaluation.every": "evaluation.every.episodes=50",

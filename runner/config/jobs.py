@@ -134,6 +134,7 @@ def report_failure(error: Exception, job: Job, is_sweep: bool) -> None:
 def resume_run(resumed: Resumed, command: str) -> int:
     """Go on in the run's own folder; returns the exit code."""
     job = Job(0, "", resumed.folder)
+    resumed.store()
     with open(resumed.folder / "command.txt", "a") as file:
         file.write(f"{command}\n")
     handler = logging.FileHandler(resumed.folder / "run.log")

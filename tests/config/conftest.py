@@ -40,5 +40,7 @@ def ask(tmp_path, monkeypatch, capsys):
 
 @pytest.fixture
 def conf(tmp_path):
-    """A copy of our configurations that a test may add to."""
-    return Path(shutil.copytree(CONF, tmp_path / "conf"))
+    """A copy of our configurations, without the tuned ones, that a test may add to."""
+    copied = Path(shutil.copytree(CONF, tmp_path / "conf", ignore=shutil.ignore_patterns("tuned")))
+    (copied / "tuned" / "dqn").mkdir(parents=True)
+    return copied

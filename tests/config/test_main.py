@@ -10,7 +10,8 @@ import pytest
 
 from runner.runs import RunFolder
 
-QUICK = ("total_frames=60", "logger=csv", "hooks=null", "evaluation.final_episodes=1", "env.max_episode_steps=20")
+QUICK = ("total_frames=60", "logger=csv", "hooks=null", "evaluation.final_episodes=1", "env.max_episode_steps=20",
+         "collector.frames_per_batch=10")  # fmt: skip
 
 
 def runs(folder=Path("outputs")):

@@ -57,7 +57,11 @@ MISTAKES = {
     "two units": ("log_every={updates:2,episodes:3}", 'log_every = {"updates": 2', "expected one unit ("),
     "zero of a unit": ("log_every.updates=0", 'log_every = {"updates": 0}', "and a number > 0"),
     "unlisted key without a plus": ("env.kwargs.g=9.8", f"env.kwargs.g ({LINE})", "add it with +env.kwargs.g=9.8"),
-    "a plus too many": ("+optimizer.lr=1e-3", "is already set (conf/optimizer/adam.yaml:2)", "optimizer.lr=1e-3"),
+    "a plus too many": (
+        "+optimizer.eps=1e-3",
+        "is already set (conf/optimizer/adam.yaml:4)",
+        "leave out the +: optimizer.eps",
+    ),
     "added parameter that is none": ("+optimizer.lrr=1", f"optimizer.lrr ({LINE})", "did you mean optimizer.lr?"),
     "key below a value": ("optimizer.lr.x=1", f"optimizer.lr.x ({LINE})", "optimizer.lr is a value"),
     "parameter of the builder": ("+optimizer.params=1", f"optimizer.params ({LINE})", "filled in by the builder"),

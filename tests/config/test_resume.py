@@ -220,6 +220,7 @@ def test_resolvers_are_not_called_for_a_stored_value(run, value):
     run.change("logger.csv.path", value)
     (line,) = mistakes(run.resume)
     assert line.startswith("logger.csv.path")
+    assert "is not read back from a run" in line
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from runner.config.arguments import parse_arguments
 from runner.config.check import CONF, check
 from runner.config.report import Rejected
 
-TUNED = "# @package _global_\ntotal_frames: 1234\ntarget_updater:\n  update_frequency: 7\n"
+TUNED = "# @package _global_\ntotal_frames: 1234\noptimizer:\n  eps: 0.5\n"
 
 
 def checked(*argv, conf=CONF):
@@ -56,7 +56,7 @@ def test_an_interpolated_value_follows_what_is_typed():
 
 def test_tuned_values_apply_to_their_environment(tuned):
     config = values(conf=tuned)
-    assert (config["total_frames"], config["target_updater"]["update_frequency"]) == (1234, 7)
+    assert (config["total_frames"], config["optimizer"]["eps"]) == (1234, 0.5)
     assert values("total_frames=99", conf=tuned)["total_frames"] == 99
     assert values("tuned=null", conf=tuned)["total_frames"] != 1234
     assert values("env=acrobot", conf=tuned)["total_frames"] != 1234
@@ -76,10 +76,10 @@ def test_the_same_id_keeps_the_tuned_values(tuned):
 
 
 def test_a_tuned_value_for_another_choice_is_left_out_and_the_user_is_told(tuned):
-    found = checked("target_updater=polyak", conf=tuned)
+    found = checked("optimizer=sgd", conf=tuned)
     assert found.config["total_frames"] == 1234
-    assert "update_frequency" not in found.config["target_updater"]
-    assert "target_updater.update_frequency" in found.notices[0]
+    assert "eps" not in found.config["optimizer"]
+    assert "optimizer.eps" in found.notices[0]
 
 
 def test_a_value_that_another_file_sets_is_not_left_out(conf):

@@ -1,0 +1,38 @@
+"""Tuned settings reach what they promise: greedy returns of the final weights, on seeds used for nothing else."""
+
+import statistics
+
+import pytest
+
+from runner.config.arguments import parse_arguments
+from runner.config.check import check
+from tests.whole.runs import train
+
+
+def final_return(*overrides):
+    quiet = ["~hooks.progress_bar", "~hooks.recorder"]
+    experiment = train(check(parse_arguments([*quiet, *overrides])).config)
+    return float(experiment.evaluation.run("final_evaluation").returns.mean())
+
+
+def returns_of(env, seeds, note):
+    returns = [final_return("algo=dqn", f"env={env}", f"seed={seed}") for seed in seeds]
+    note("note", f"{env}: final returns {[round(one, 1) for one in returns]}")
+    return returns
+
+
+@pytest.mark.slow
+def test_cartpole_is_solved_by_four_of_five_seeds(record_property):
+    returns = returns_of("cartpole", range(5), record_property)
+    assert sum(one >= 475 for one in returns) >= 4
+    assert statistics.mean(returns) >= 450
+
+
+@pytest.mark.slow
+def test_acrobot_reaches_minus_100_with_three_of_three_seeds(record_property):
+    assert min(returns_of("acrobot", range(3), record_property)) >= -100
+
+
+@pytest.mark.slow
+def test_mountain_car_reaches_minus_130_with_two_of_three_seeds(record_property):
+    assert sum(one >= -130 for one in returns_of("mountain_car", range(3), record_property)) >= 2
