@@ -94,6 +94,7 @@ class RunFolder:
         metrics: Mapping[str, float] | None = None,
         best: Any = None,
         mlflow_run_id: str | None = None,
+        config_hash: str | None = None,
     ) -> None:
         """Change what is given and write the file; ``metrics`` add to those there, a new status replaces the reason."""
         if status is not None:
@@ -102,7 +103,7 @@ class RunFolder:
             self.record |= {"status": status, "reason": reason, "process": _this_process()}
         self.record["progress"] |= _finite(progress or {})
         self.record["metrics"] |= _finite(metrics or {})
-        given = {"reason": reason, "best": best, "mlflow_run_id": mlflow_run_id}
+        given = {"reason": reason, "best": best, "mlflow_run_id": mlflow_run_id, "config_hash": config_hash}
         self.record |= {key: _finite(value) for key, value in given.items() if value is not None}
         self._write()
 

@@ -47,6 +47,7 @@ def assemble(config: Config, run: Any = None) -> Experiment:
     )
     environment = _build_acting(config, builder, streams)
     _build_learning(config, builder, streams)
+    _check_capacity(builder.runtime["source"], builder.runtime["collector"])
     loggers = builder.build_all(config["logger"] if run is not None else {})
     trainer = make_trainer(
         collector=builder.runtime["collector"],
@@ -91,6 +92,13 @@ def _build_learning(config: Config, builder: Builder, streams: Streams) -> None:
     runtime["optimizer"] = lambda params: builder.build(config["optimizer"], params=params)
     runtime["learner"] = builder.build(config["learner"])
     runtime["evaluation"] = builder.build(config["evaluation"])
+
+
+def _check_capacity(source: Any, collector: Any) -> None:
+    """Find out now, not at the first batch, if the source cannot take what the collector gives."""
+    check = getattr(source, "check", None)
+    if callable(check):
+        check(*collector.batch.shape)
 
 
 def _register_hooks(config: Config, builder: Builder, trainer: Trainer) -> dict[str, TrainerHookBase]:

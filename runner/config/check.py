@@ -15,6 +15,7 @@ from yaml import YAMLError
 
 from runner.config.arguments import Arguments
 from runner.config.composer import Composer, Composition, as_plain
+from runner.config.env_ids import unknown_env_ids
 from runner.config.groups import choose, usable_choices
 from runner.config.keys import check_key
 from runner.config.overrides import Typed, apply, parse_overrides
@@ -60,6 +61,12 @@ def check(arguments: Arguments, conf: Path = CONF) -> Checked:
     return _Check(arguments, Composer(conf, arguments.config_dir, arguments.config_name)).run()
 
 
+def _as_hydra_takes_it(item: Typed) -> str:
+    """The override as typed; one that adds keys to a mapping, which Hydra would refuse, is told to add them."""
+    is_mapping = not item.prefix and not item.is_group and any(isinstance(value, dict) for value in item.values)
+    return f"++{item.text}" if is_mapping else item.text
+
+
 class _Check:
     def __init__(self, arguments: Arguments, composer: Composer) -> None:
         self._multirun, self._composer, self._groups = arguments.multirun, composer, composer.groups()
@@ -81,7 +88,7 @@ class _Check:
         self._check_hydra(first)
         if self.problems:
             raise Rejected(self.problems)
-        texts = [item.text for item in self._typed]
+        texts = [_as_hydra_takes_it(item) for item in self._typed]
         return Checked(texts, config, first.choices, first.hydra, self._typed, self._notices)
 
     def _combinations(self) -> Iterator[tuple[str, ...]]:
@@ -139,6 +146,8 @@ class _Check:
         refused = [problem for item, value in values if (problem := apply(tree, item, value))]
         config, problems = validate(tree, composition.origins, self._groups)
         self.problems += [*refused, *problems]
+        if any(item.key == "env.id" for item, _ in values):
+            self.problems += unknown_env_ids(config, composition.origins)
         return config
 
     def _check_hydra(self, composition: Composition) -> None:

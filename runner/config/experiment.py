@@ -12,7 +12,7 @@ from runner.config.assemble import Config, Experiment, assemble
 from runner.config.signals import StopSignals
 from runner.config.summary import explain_schedule, summarize
 from runner.runs import RunFolder, config_hash, read_git_sha
-from runner.spec import HooklineError
+from runner.spec import ConfigError, HooklineError
 from runner.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,10 @@ class Outcome:
     exit_code: int = 0
 
 
+class NotStarted(ConfigError):
+    """The parts that a configuration names could not be built; nothing was trained."""
+
+
 class RunCrashed(HooklineError):
     """Something other than Hookline's own checks ended a run."""
 
@@ -37,19 +41,19 @@ class RunCrashed(HooklineError):
 def explain(config: Config) -> str:
     """What a run would do: the schedule of its hooks, shapes, and memory. Builds the parts and trains nothing."""
     torch.set_num_threads(config["threads"])
-    return explain_schedule(config, assemble(config))
+    return explain_schedule(config, _assemble(config))
 
 
 def run_experiment(config: Config, folder: Path, resume: bool = False, algo: str = "", env: str = "") -> Outcome:
     """Run (or go on with) the experiment ``config`` in ``folder``; ``algo`` and ``env`` name it in ``run.json``."""
     torch.set_num_threads(config["threads"])
     run = open_run(config, folder, resume, algo, env)
-    experiment = assemble(config, run)
+    experiment = _assemble(config, run)
     trainer = experiment.trainer
     if resume:
         _load(trainer)
     trainer.metrics.log_hparams(config)
-    run.update(status="running", progress=trainer.progress.state_dict())
+    run.update(status="running", config_hash=config_hash(config), progress=trainer.progress.state_dict())
     with StopSignals() as signals:
         trainer.ask_to_stop = lambda: _at_safe_point(trainer, run, signals)
         try:
@@ -67,6 +71,14 @@ def open_run(config: Config, folder: Path, resume: bool, algo: str, env: str) ->
         return RunFolder.open(folder)
     identity = {"seed": config["seed"], "config_hash": config_hash(config), "git_sha": read_git_sha(Path(__file__))}
     return RunFolder.start(folder, algo=algo, env=env, threads=config["threads"], **identity)
+
+
+def _assemble(config: Config, run: RunFolder | None = None) -> Experiment:
+    """Build the parts; a value that one of them refuses is a mistake in the configuration."""
+    try:
+        return assemble(config, run)
+    except (ConfigError, ValueError) as error:
+        raise NotStarted(" ".join(str(error).split())) from error
 
 
 def _load(trainer: Trainer) -> None:
@@ -131,7 +143,7 @@ def _crash(experiment: Experiment, run: RunFolder, error: Exception) -> Hookline
     _record(experiment, run, "crashed", line)
     if isinstance(error, HooklineError):
         return error
-    return RunCrashed(f"{line} (traceback: {run.path / 'run.log'}; go on with: resume={run.path})")
+    return RunCrashed(line)
 
 
 def _close(experiment: Experiment) -> None:

@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from omegaconf import DictConfig
 
 from runner.config.arguments import command_line
 from runner.config.composer import HYDRA_VERSION_BASE, Composer
-from runner.config.experiment import PREEMPTED, Outcome, explain, run_experiment
+from runner.config.experiment import PREEMPTED, NotStarted, Outcome, explain, run_experiment
 from runner.config.names import OUTPUTS, run_names
 from runner.config.origins import Origins
 from runner.config.report import Problem, Rejected
@@ -82,6 +83,8 @@ class Jobs:
         except Exception as error:  # the other jobs of a sweep still run
             job.status, job.exit_code = "failed", getattr(error, "exit_code", 1)
             report_failure(error, job, self.is_sweep)
+            if isinstance(error, NotStarted) and not self.is_sweep:
+                remove_unstarted(job.folder)
         if self.is_sweep and job.exit_code == PREEMPTED:
             raise SystemExit(PREEMPTED)
         return job.objective
@@ -120,13 +123,22 @@ def find_resumable(config: dict[str, Any]) -> Path | None:
     return found[0] if found else None
 
 
+def remove_unstarted(folder: Path) -> None:
+    """Leave nothing behind of a run that never began: its folder, and those above that it leaves empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for parent in folder.parents:
+        if parent == Path() or not parent.is_dir() or any(parent.iterdir()):
+            return
+        parent.rmdir()
+
+
 def report_failure(error: Exception, job: Job, is_sweep: bool) -> None:
     """One line for the user; the traceback of what explains itself badly goes to the log."""
     if not isinstance(error, HooklineError | Rejected):
         log.error("the run failed", exc_info=error)
     words = str(error) if isinstance(error, HooklineError | Rejected) else f"{type(error).__name__}: {error}"
     line = " ".join(words.split())
-    where = f"log: {job.folder / 'run.log'}"
+    where = "nothing was started" if isinstance(error, NotStarted) else f"log: {job.folder / 'run.log'}"
     message = f"job {job.number} ({job.overrides}) failed: {line}; {where}" if is_sweep else f"{line}; {where}"
     print(message, file=sys.stderr, flush=True)
 

@@ -55,6 +55,10 @@ class Replay:
         self._sub_batch: TensorDict | None = None
         self._rows: dict[NestedKey, Tensor] = {}
 
+    def check(self, num_envs: int, steps: int) -> None:
+        """Raise ``ValueError`` if batches ``[num_envs, steps]`` cannot be kept."""
+        self.storage.check(num_envs, steps)
+
     def extend(self, batch: TensorDictBase) -> None:
         self.storage.extend(batch)
 

@@ -35,8 +35,17 @@ class TensorStorage:
     def rows(self) -> int:
         return self.capacity // self.num_envs
 
+    def check(self, num_envs: int, steps: int) -> None:
+        """Raise ``ValueError`` if batches ``[num_envs, steps]`` do not fit."""
+        if self.capacity % num_envs:
+            raise ValueError(f"source.capacity={self.capacity} is not a multiple of the {num_envs} environments")
+        if num_envs * steps > self.capacity:
+            raise ValueError(f"source.capacity={self.capacity} is less than a batch of {num_envs * steps} env steps")
+
     def extend(self, batch: TensorDictBase) -> None:
         """Copy a batch ``[N, T]`` in."""
+        if not self.fields or batch.shape[1] > self.rows:
+            self.check(*batch.shape)
         if not self.fields:
             self._allocate({key: batch.get(key)[:, :1].transpose(0, 1) for key in self.keys})
         steps = batch.shape[1]
@@ -48,8 +57,6 @@ class TensorStorage:
 
     def _spans(self, steps: int) -> list[tuple[int, int, int]]:
         """Where ``steps`` new rows go: ``(start, stop, offset in the batch)``, in two parts at the end of the ring."""
-        if steps > self.rows:
-            raise ValueError(f"a batch of {steps} steps does not fit into a replay buffer of {self.rows} rows")
         first = min(steps, self.rows - self.cursor)
         spans = [(self.cursor, self.cursor + first, 0)]
         return spans if first == steps else [*spans, (0, steps - first, first)]
@@ -57,8 +64,6 @@ class TensorStorage:
     def _allocate(self, rows: dict[NestedKey, Tensor]) -> None:
         """Make room for ``capacity`` transitions like these, each ``[1, N, ...]``."""
         self.num_envs = next(iter(rows.values())).shape[1]
-        if self.capacity % self.num_envs:
-            raise ValueError(f"capacity {self.capacity} is not a multiple of the {self.num_envs} environments")
         for key, row in rows.items():
             self.fields[key] = torch.zeros((self.rows, *row.shape[1:]), dtype=row.dtype, device=self.device)
             self.flat[key] = self.fields[key].view(self.capacity, *row.shape[2:])

@@ -81,12 +81,11 @@ def test_help_and_the_flags_of_hydra_write_nothing(ask):
 
 
 def test_a_sweep_runs_every_job_and_tells_of_the_one_that_fails(ask):
-    answer = ask("-m", *QUICK, "env.id=CartPole-v1,NoSuchEnv-v0,Acrobot-v1", "seed=4")
+    answer = ask("-m", *QUICK, "env.id=CartPole-v1,Pendulum-v1,Acrobot-v1", "seed=4")
     assert answer.code == 1
     folders = [folder.name for folder in runs() if json.loads((folder / "run.json").read_text())["status"] == "done"]
     assert folders == ["0-s4", "2-s4"]
-    assert "job 1 (env.id=NoSuchEnv-v0) failed: " in answer.err
-    assert "1-s4/run.log" in answer.err
+    assert "job 1 (env.id=Pendulum-v1) failed: action values need discrete actions" in answer.err
     table = answer.out.splitlines()[-3:]
     assert [line.split()[:2] for line in table] == [["0", "done"], ["1", "failed"], ["2", "done"]]
     assert float(table[0].split()[2]) > 0
@@ -150,3 +149,18 @@ def test_auto_starts_a_run_where_there_is_none_and_refuses_to_choose_between_two
     assert runs() == [first, second]
     assert ask(*QUICK, "resume=auto", "seed=9").code == 0
     assert len(runs()) == 3
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        ("env.num_envs=3", "collector.frames_per_batch=4 is not a multiple of env.num_envs=3"),
+        ("source.capacity=2", "source.capacity=2 is less than a batch of 4 env steps"),
+        ("env.id=Pendulum-v1", "action values need discrete actions; Pendulum-v1 takes vectors of shape (1,)"),
+    ],
+)
+def test_a_value_that_only_building_finds_out_about_leaves_no_folder_behind(ask, typed, line):
+    answer = ask(typed, "tuned=null", "logger=csv")
+    assert answer.code == 2
+    assert f"{line}; nothing was started" in answer.err
+    assert os.listdir(ask.folder) == []

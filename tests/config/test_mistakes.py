@@ -46,6 +46,7 @@ MISTAKES = {
     "missing in the file": ("scheduler=piecewise", "scheduler.points (conf/scheduler/piecewise.yaml:", "missing"),
     "missing after a removal": ("~seed", "seed (", "missing: expected a whole number >= 0"),
     "environment without a name": ("env=gym", "env.id (conf/env/gym.yaml:", "missing: expected the id"),
+    "unknown environment": ("env.id=CartPol-v1", f'env.id = "CartPol-v1" ({LINE})', "did you mean CartPole-v1?"),
     "a needed group left out": ("~env", f"~env ({LINE})", "a run cannot do without env; choices: acrobot, cartpole"),
     "no value": ("seed", f"seed ({LINE})", "write seed=<value>"),
     "bad syntax": ("network.hidden=[64", f"network.hidden=[64 ({LINE})", "cannot be read as key=value"),

@@ -63,12 +63,12 @@ def test_a_batch_as_large_as_the_ring_replaces_everything():
 
 
 def test_a_batch_larger_than_the_ring_is_refused():
-    with pytest.raises(ValueError, match="5 steps does not fit into a replay buffer of 4 rows"):
+    with pytest.raises(ValueError, match="is less than a batch of 5 env steps"):
         filled(8, 5)
 
 
 def test_a_capacity_that_is_no_multiple_of_the_environments_is_refused():
-    with pytest.raises(ValueError, match="capacity 8 is not a multiple of the 3 environments"):
+    with pytest.raises(ValueError, match="capacity=8 is not a multiple of the 3 environments"):
         filled(8, 1, num_envs=3)
 
 

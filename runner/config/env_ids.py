@@ -1,0 +1,22 @@
+"""Whether gymnasium knows an environment's id, found out without making the environment."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from runner.config.origins import Origins
+from runner.config.report import Problem, did_you_mean, nearest, show
+
+
+def unknown_env_ids(config: Mapping[str, Any], origins: Origins) -> Iterator[Problem]:
+    """A problem where a typed ``env.id`` is not registered; what ``module:Id`` names is known once it is imported."""
+    env = config.get("env")
+    id = env.get("id") if isinstance(env, Mapping) else None
+    if not isinstance(id, str) or ":" in id:
+        return
+    import gymnasium  # a tenth of a second, which nobody need wait for who did not type an id
+
+    if id not in gymnasium.registry:
+        hint = did_you_mean(nearest(id, gymnasium.registry)) or "module:Id names one that a module of yours registers"
+        yield Problem(
+            f"env.id = {show(id)}", origins.of("env.id"), "gymnasium knows no such environment", hint, "env.id"
+        )
