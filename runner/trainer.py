@@ -121,21 +121,17 @@ class Trainer:
                 part.progress = self.progress
 
     def _register_parts(self) -> None:
-        parts = {"progress": self.progress, "collector": self.collector, "learner": self.learner, "source": self.source}
-        for name, part in {
-            **parts,
-            "metrics": self.metrics,
-            "log_every": self.log_every,
-            "checkpoint": self.checkpoint,
-        }.items():
-            if part is not None:
-                self.register_module(name, part)
+        for name in ("progress", "collector", "learner", "source", "metrics", "log_every", "checkpoint"):
+            if getattr(self, name) is not None:
+                self.register_module(name, getattr(self, name))
 
     def train(self) -> Progress:
         """Run until ``total_frames``, ``stop_after`` or a request to stop; returns the counters."""
         if self.collector is None:
             raise RuntimeError("this trainer has no collector: it can save and load, but not train")
         progress, source, learner = self.progress, self.source, self.learner
+        if learner is not None and not self._operations["optimizer"]:
+            log.warning("nothing is registered at the optimizer point: this run learns nothing")
         self._clock, self.stop_reason = time.monotonic(), None
         if self._should_stop():
             return progress
@@ -212,7 +208,8 @@ class Trainer:
     def _limit_reached(self) -> str | None:
         if self.progress.frames >= self.total_frames:
             return "total_frames"
-        return next((unit for unit, n in self.stop_after.items() if getattr(self.progress, unit) >= n), None)
+        reached = (unit for unit, n in self.stop_after.items() if getattr(self.progress, unit) >= n)
+        return next((f"stop_after.{unit}" for unit in reached), None)
 
     def request_stop(self, reason: str) -> None:
         """End the run at the next safe point."""
@@ -286,10 +283,8 @@ class Trainer:
         self._count_seconds()
         if self.learner is not None:
             self.learner.check_finite()
-        counters = self.progress.state_dict()
-        return self.checkpoint.save(
-            self.state_dict(), counters, {"env_mode": getattr(self.collector, "resume_mode", None)}
-        )
+        extra = {"env_mode": getattr(self.collector, "resume_mode", None)}
+        return self.checkpoint.save(self.state_dict(), self.progress.state_dict(), extra)
 
     def load_from_file(self, file: str | Path | None = None) -> "Trainer":
         """Load the newest good checkpoint at ``file``, or at the trainer's own place."""

@@ -184,7 +184,7 @@ def test_total_frames_are_env_steps_times_frame_skip():
 )  # batches of 4 env steps with one update; episodes of 5
 def test_a_run_stops_after_each_unit(unit, limit, expected):
     one = trainer(1_000, stop_after={unit: limit})
-    assert (one.train().env_steps, one.stop_reason) == (expected, unit)
+    assert (one.train().env_steps, one.stop_reason) == (expected, f"stop_after.{unit}")
 
 
 def test_a_hook_can_ask_to_stop_at_the_end_of_the_batch():
