@@ -2,7 +2,11 @@
 
 import sys
 
-from runner.config.main import main
+try:
+    from runner.config.main import cli
+except ModuleNotFoundError as error:
+    message = f"{error.name} is not installed here: use scripts/run, or pip install -c constraints.txt -e . first"
+    sys.exit(message)
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli()

@@ -8,7 +8,7 @@ from runner.hook import StatelessHook
 
 
 class CountFramesLog(StatelessHook):
-    """Logs ``n_frames``: env steps times the frame skip, as the run's progress counts them."""
+    """Logs ``train/n_frames``: env steps times the frame skip, as the run's progress counts them."""
 
     def register(self, trainer: Any, name: str | None = None) -> None:
         self.progress = trainer.progress
@@ -16,4 +16,4 @@ class CountFramesLog(StatelessHook):
         trainer.register_op("pre_steps_log", self)
 
     def __call__(self, batch: TensorDictBase) -> dict[str, Any]:
-        return {"n_frames": self.progress.frames}
+        return {"train/n_frames": self.progress.frames}

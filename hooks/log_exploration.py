@@ -5,6 +5,7 @@ from typing import Any
 from tensordict import TensorDictBase
 
 from runner.hook import Interval, TrainerHookBase
+from runner.metrics import Gauge
 from runner.spec import StateDict
 from runner.types import Every
 
@@ -23,7 +24,8 @@ class LogExploration(TrainerHookBase):
     def __call__(self, batch: TensorDictBase) -> dict[str, Any] | None:
         if not self.interval.fires(self.progress):
             return None
-        return {**self.policy.metrics(self.progress.env_steps), "log_pbar": True}
+        readings = self.policy.metrics(self.progress.env_steps)
+        return {**{name: Gauge(value) for name, value in readings.items()}, "log_pbar": True}
 
     def state_dict(self) -> StateDict:
         return self.interval.state_dict()

@@ -7,6 +7,7 @@ import torch
 from tensordict import TensorDictBase
 
 from runner.hook import TrainerHookBase
+from runner.metrics import Gauge
 from runner.spec import NEXT_DONE, NEXT_EPISODE_LENGTH, NEXT_EPISODE_RETURN, StateDict
 from runner.types import PositiveInt
 
@@ -45,5 +46,5 @@ class LogReward(TrainerHookBase):
         self._episodes = state["episodes"]
 
 
-def _mean(values: deque[float]) -> float:
-    return float(torch.tensor(values, dtype=torch.float64).mean())
+def _mean(values: deque[float]) -> Gauge:
+    return Gauge(torch.tensor(values, dtype=torch.float64).mean())

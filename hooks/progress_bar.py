@@ -8,21 +8,19 @@ from tqdm import tqdm
 
 from runner.hook import StatelessHook
 
-SHORT_NAMES = {
-    "train/return_mean": "return",
-    "eval/return_mean": "eval",
-    "train/epsilon": "epsilon",
-}
+SHORT_NAMES = {"train/return_mean": "return", "eval/return_mean": "eval", "train/epsilon": "epsilon"}
+HIDDEN = {"train/length_mean", "eval/return_std", "eval/length_mean"}
 
 
 class ProgressBar(StatelessHook):
-    """A bar of env steps with the latest return, evaluation, epsilon and loss.
+    """A bar of env steps with the latest return, evaluation, epsilon, loss, and what other hooks flag ``log_pbar``.
 
     Where the output is no terminal, a line is printed for each tenth of the run instead.
     """
 
     def __init__(self) -> None:
         self._bar: tqdm | None = None
+        self._is_terminal = False
         self._shown_tenth = -1
 
     def register(self, trainer: Any, name: str | None = None) -> None:
@@ -31,41 +29,57 @@ class ProgressBar(StatelessHook):
         trainer.register_op("post_steps_log", self)
 
     def __call__(self, batch: TensorDictBase) -> None:
-        progress, is_terminal = self.trainer.progress, sys.stderr.isatty()
         if self._bar is None:
-            total = -(-self.trainer.total_frames // progress.frame_skip)
-            self._bar = tqdm(
-                total=total, initial=self._steps_before(batch), unit=" steps", unit_scale=False, mininterval=0.2,
-                disable=not is_terminal, dynamic_ncols=True, file=sys.stderr,
-            )  # fmt: skip
-        if is_terminal:
-            if self._bar.update(progress.env_steps - self._bar.n):
-                self._bar.set_postfix(self._values(), refresh=False)
-        else:
+            self._bar = self._begin(batch)
+        if not self._is_terminal:
             self._print_tenths()
+        elif self._bar.update(self.trainer.progress.env_steps - self._bar.n):
+            self._bar.set_postfix(self._values(), refresh=False)
 
-    def _steps_before(self, batch: TensorDictBase) -> int:
-        return self.trainer.progress.env_steps - batch.numel()
+    def _begin(self, batch: TensorDictBase) -> tqdm:
+        self._is_terminal = sys.stderr.isatty()  # asked once: a system call in every batch would cost more than the bar
+        progress = self.trainer.progress
+        self._initial = progress.env_steps - batch.numel(), progress.seconds
+        return tqdm(
+            total=-(-self.trainer.total_frames // progress.frame_skip),
+            initial=self._initial[0],
+            unit=" steps",
+            mininterval=0.2,
+            disable=not self._is_terminal,
+            dynamic_ncols=True,
+            file=sys.stderr,
+        )
 
     def _values(self) -> dict[str, str]:
+        """What is shown, the usual four first."""
         latest = self.trainer.metrics.latest
-        values = {
-            SHORT_NAMES.get(name, name.rsplit("/")[-1]): value for name, value in self.trainer.pbar_values.items()
-        }
-        values.update(("loss", value) for name, value in latest.items() if name.startswith("loss/"))
-        shown = ("return", "eval", "epsilon", "loss")
-        return {name: f"{float(values[name]):.3g}" for name in shown if name in values}
+        losses = {name: value for name, value in latest.items() if name.startswith("loss/")}
+        flagged = {name: value for name, value in self.trainer.pbar_values.items() if name not in HIDDEN}
+        others = [name for name in flagged if name not in SHORT_NAMES]
+        order = [*SHORT_NAMES, *losses, *others]
+        values = {**flagged, **losses}
+        return {_short(name): f"{float(values[name]):.3g}" for name in order if name in values}
 
     def _print_tenths(self) -> None:
         progress, total = self.trainer.progress, self.trainer.total_frames
         tenth = 10 * progress.frames // max(total, 1)
         if tenth > self._shown_tenth:
             self._shown_tenth = tenth
-            values = "  ".join(f"{name} {value}" for name, value in self._values().items())
-            print(f"{progress.env_steps:>9,} steps  {min(tenth * 10, 100):>3} %  {values}", file=sys.stderr, flush=True)
+            values = "".join(f"  {name} {value}" for name, value in self._values().items())
+            percent = min(100 * progress.frames // max(total, 1), 100)
+            print(f"{progress.env_steps:>9,} steps  {percent:>3} %{self._rate()}{values}", file=sys.stderr, flush=True)
+
+    def _rate(self) -> str:
+        steps, seconds = self._initial
+        passed = self.trainer.progress.seconds - seconds
+        return f"  {(self.trainer.progress.env_steps - steps) / passed:,.0f} steps/s" if passed > 0 else ""
 
     def close(self) -> None:
         """Leave the finished bar on the screen."""
-        if self._bar is not None:
+        if self._bar is not None and not self._bar.disable:  # a closed bar is a disabled one
             self._bar.set_postfix(self._values(), refresh=True)
             self._bar.close()
+
+
+def _short(name: str) -> str:
+    return "loss" if name.startswith("loss/") else SHORT_NAMES.get(name, name.rsplit("/")[-1])

@@ -61,10 +61,9 @@ def make_replay_buffer(
     gamma: Discount = 0.99,
 ) -> Replay:
     """A replay buffer that samples uniformly; ``gamma`` discounts within the ``n_step`` rewards it sums."""
-    keys = KEYS if n_step == 1 else (*KEYS, NEXT_DONE)
     sampler = UniformSampler(generator or torch.Generator())
     return Replay(
-        TensorStorage(capacity, keys, device),
+        TensorStorage(capacity, (*KEYS, NEXT_DONE), device),
         sampler,
         batch_size=batch_size,
         optim_steps=optim_steps,
@@ -150,7 +149,7 @@ def make_trainer(
     learner: Learner,
     source: DataSource,
     total_frames: PositiveInt,
-    frame_skip: PositiveInt = 1,
+    frame_skip: PositiveInt | None = None,
     hooks: Mapping[str, TrainerHookBase] | None = None,
     loggers: Sequence[Logger] = (),
     save_trainer_file: str | Path | None = None,

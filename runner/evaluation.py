@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from runner.seeding import unchanged_globals
 from runner.spec import Actor
 from runner.types import Every, PositiveInt
 
@@ -55,7 +56,8 @@ class Evaluation:
         episodes = self.final_episodes if stream == "final_evaluation" else self.episodes
         self._envs += [self.make() for _ in range(episodes - len(self._envs))]
         seeds = [self.seed_of(stream, episode) for episode in range(episodes)]
-        return play(self.policy.copy(), self._envs[:episodes], seeds)
+        with unchanged_globals():
+            return play(self.policy.copy(), self._envs[:episodes], seeds)
 
     def close(self) -> None:
         for env in self._envs:

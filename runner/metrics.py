@@ -10,8 +10,12 @@ from torch import Tensor
 from runner.spec import CLOCKS, Logger, Progress, StateDict
 
 
+class Gauge(float):
+    """A reading, such as a moving average: a row holds the latest one, not the mean of all."""
+
+
 class Metrics:
-    """Collects values by name and hands rows to the loggers: means, or the latest of those that are ``int`` (counts).
+    """Collects values by name and hands rows to the loggers: means, or the latest of counts (``int``) and gauges.
 
     Tensors stay tensors until a row is written, so that logging a loss costs one list append and no synchronization.
     """
@@ -27,7 +31,7 @@ class Metrics:
         """Add scalars (numbers or 0-d tensors); a tensor must not be written to afterwards."""
         pending = self._pending
         for name, value in values.items():
-            if type(value) is int:
+            if type(value) in (int, Gauge):
                 pending[name].clear()
             pending[name].append(value)
         self.latest.update(values)

@@ -45,8 +45,8 @@ class Policy:
         return actions.tolist() if self.spec.num_actions is not None else list(actions.cpu().numpy())
 
     def copy(self) -> "Policy":
-        """A frozen copy without exploration, for evaluation."""
-        return Policy(deepcopy(self.network), self.spec, None, self.choose, self.device)
+        """A frozen copy without exploration, in evaluation mode."""
+        return Policy(deepcopy(self.network).eval(), self.spec, None, self.choose, self.device)
 
     def metrics(self, env_steps: int) -> Mapping[str, float]:
         return self.exploration.metrics(env_steps) if self.exploration else {}

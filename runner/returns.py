@@ -28,8 +28,7 @@ def n_step(reward: Tensor, done: Tensor, rows: Tensor, n: int, gamma: float) -> 
 
     Args:
         reward, done: per stored row, ``[R]``.
-        rows: the consecutive rows of each window, ``[B, n]``; a window that may not run its whole length repeats its
-            last valid row with an index of -1.
+        rows: the consecutive rows of each window, ``[B, n]``; -1 from where a window may not go on.
 
     Source: Sutton & Barto (2018), eq. 7.1; the bootstrap at ``last`` is left to the loss.
     """

@@ -1,5 +1,6 @@
 """A run's folder and its ``run.json``; knows nothing of torch, so that runs can be listed and resumed at once."""
 
+import fcntl
 import hashlib
 import json
 import math
@@ -48,6 +49,7 @@ class RunFolder:
 
     def __init__(self, path: Path, record: dict[str, Any]) -> None:
         self.path = path
+        self._lock: int | None = None
         self.record = record
         self.algo: str = record["algo"]
         self.env: str = record["env"]
@@ -81,6 +83,22 @@ class RunFolder:
     def open(cls, path: Path) -> "RunFolder":
         """The run in ``path``; ``ValueError`` with one line if there is none or its file is damaged."""
         return cls(Path(path).absolute(), read_run(path))
+
+    def lock(self) -> None:
+        """Keep other processes out until :meth:`unlock` or this process ends; ``ValueError`` if one is in here."""
+        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.unlock()
+            pid = (self.record["process"] or {}).get("pid")
+            raise ValueError(f"{self.path} is in use: process {pid} runs there now") from None
+
+    def unlock(self) -> None:
+        """Let other processes in."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     @property
     def mlflow_run_id(self) -> str | None:

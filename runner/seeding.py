@@ -2,6 +2,8 @@
 
 import hashlib
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -46,6 +48,16 @@ class Streams:
 
     def load_state_dict(self, state: StateDict) -> None:
         _load_global_state(state)
+
+
+@contextmanager
+def unchanged_globals() -> Iterator[None]:
+    """Whatever the block draws from the process-wide generators, they are afterwards as they were before."""
+    before = _global_state()
+    try:
+        yield
+    finally:
+        _load_global_state(before)
 
 
 def _global_state() -> StateDict:

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
-from math import prod
 from typing import Any, Protocol
 
 import numpy as np
@@ -21,7 +20,6 @@ NEXT_STEPS = ("next", "steps")
 """How many rewards an n-step transition sums; absent for one-step transitions."""
 NEXT_EPISODE_RETURN = ("next", "episode_return")
 NEXT_EPISODE_LENGTH = ("next", "episode_length")
-TRAJECTORY_IDS = ("collector", "traj_ids")
 
 StateDict = dict[str, Any]
 
@@ -44,15 +42,6 @@ class EnvSpec:
     frame_skip: int = 1
     max_episode_steps: int | None = None
     reward_threshold: float | None = None
-
-    @property
-    def observation_size(self) -> int:
-        """Numbers in one observation, when flattened."""
-        return prod(self.observation_shape)
-
-    def torch_dtype(self, part: str) -> torch.dtype:
-        """The torch type of ``"observation"`` or ``"action"``."""
-        return torch.from_numpy(np.empty(0, getattr(self, f"{part}_dtype"))).dtype
 
 
 @dataclass

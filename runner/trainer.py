@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,9 @@ from runner.spec import CheckpointError, Collector, DataSource, Progress, StateD
 log = logging.getLogger(__name__)
 
 Operation = Callable[..., Any]
+
+PARTS = ("progress", "collector", "learner", "source")
+"""The parts without whose state a run cannot go on as it was."""
 
 
 class BatchSource:
@@ -44,6 +48,19 @@ class BatchSource:
 
     def load_state_dict(self, state: StateDict) -> None:
         pass
+
+
+@dataclass
+class StopRequest:
+    """Why a hook wants the run to end, if one does."""
+
+    reason: str | None = None
+
+    def state_dict(self) -> StateDict:
+        return {"reason": self.reason}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        self.reason = state["reason"]
 
 
 class Registered(NamedTuple):
@@ -103,6 +120,7 @@ class Trainer:
         self.log_every = Interval(log_every or {"env_steps": 1000})
         self.ask_to_stop: Callable[[], str | None] = lambda: None
         self.stop_reason: str | None = None
+        self.stop = StopRequest()
         self.optim_stopped = False
         self.pbar_values: dict[str, Any] = {}
         self._operations: dict[str, list[Registered]] = {point: [] for point in POINTS}
@@ -121,7 +139,7 @@ class Trainer:
                 part.progress = self.progress
 
     def _register_parts(self) -> None:
-        for name in ("progress", "collector", "learner", "source", "metrics", "log_every", "checkpoint"):
+        for name in (*PARTS, "metrics", "log_every", "checkpoint", "stop"):
             if getattr(self, name) is not None:
                 self.register_module(name, getattr(self, name))
 
@@ -132,7 +150,7 @@ class Trainer:
         progress, source, learner = self.progress, self.source, self.learner
         if learner is not None and not self._operations["optimizer"]:
             log.warning("nothing is registered at the optimizer point: this run learns nothing")
-        self._clock, self.stop_reason = time.monotonic(), None
+        self._clock = time.monotonic()
         if self._should_stop():
             return progress
         for batch in self.collector:
@@ -201,8 +219,7 @@ class Trainer:
         return stopping
 
     def _should_stop(self) -> bool:
-        if self.stop_reason is None:
-            self.stop_reason = self.ask_to_stop() or self._limit_reached()
+        self.stop_reason = self.ask_to_stop() or self.stop.reason or self._limit_reached()
         return self.stop_reason is not None
 
     def _limit_reached(self) -> str | None:
@@ -212,8 +229,12 @@ class Trainer:
         return next((f"stop_after.{unit}" for unit in reached), None)
 
     def request_stop(self, reason: str) -> None:
-        """End the run at the next safe point."""
-        self.stop_reason = reason
+        """End the run at the next safe point; a run that is killed in between ends when it is resumed."""
+        self.stop.reason = reason
+
+    def forget_stop(self) -> None:
+        """Let a run go on that was asked to stop."""
+        self.stop.reason = None
 
     def _count_seconds(self) -> None:
         now = time.monotonic()
@@ -270,6 +291,9 @@ class Trainer:
 
     def load_state_dict(self, state: Mapping[str, StateDict]) -> None:
         missing = sorted(self._modules.keys() - state.keys())
+        lost = [name for name in missing if name in PARTS]
+        if lost:
+            raise CheckpointError(f"the checkpoint has no state for {', '.join(lost)}: it is not one of this run")
         if missing:
             log.warning("the checkpoint has no state for %s: they start afresh", ", ".join(missing))
         for name, module in self._modules.items():
@@ -284,7 +308,9 @@ class Trainer:
         if self.learner is not None:
             self.learner.check_finite()
         extra = {"env_mode": getattr(self.collector, "resume_mode", None)}
-        return self.checkpoint.save(self.state_dict(), self.progress.state_dict(), extra)
+        folder = self.checkpoint.save(self.state_dict(), self.progress.state_dict(), extra)
+        log.info("saved %s", folder)
+        return folder
 
     def load_from_file(self, file: str | Path | None = None) -> "Trainer":
         """Load the newest good checkpoint at ``file``, or at the trainer's own place."""

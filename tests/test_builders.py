@@ -24,7 +24,7 @@ from runner.learner.optimizers import adam
 from runner.learner.targets import FixedTarget, PolyakTarget, TrivialTarget
 from runner.metrics import Metrics
 from runner.seeding import Streams
-from runner.spec import NEXT_DONE, Progress
+from runner.spec import Progress
 from tests.toys import RewardModel, Rows, Tape, collector, same_tree, trainer
 
 
@@ -143,10 +143,8 @@ def test_options_of_the_learner_reach_its_optimization():
     assert one.loss_weights == {"model": 3.0}
 
 
-def test_the_replay_buffer_keeps_episode_ends_for_several_steps_only():
-    assert NEXT_DONE not in make_replay_buffer().storage.keys
+def test_the_replay_buffer_has_the_steps_and_the_discount_it_was_given():
     several = make_replay_buffer(n_step=3, gamma=0.5)
-    assert NEXT_DONE in several.storage.keys
     assert (several.n, several.gamma) == (3, 0.5)
 
 

@@ -6,7 +6,8 @@ import torch
 
 from runner import evaluation
 from runner.builders import make_evaluation
-from runner.seeding import Streams, env_seed
+from runner.policy import Policy
+from runner.seeding import Streams, env_seed, unchanged_globals
 from tests.toys import Counter, Made, environment, policy, turn_around
 
 
@@ -111,3 +112,14 @@ def test_training_does_not_notice():
     assert np.array_equal(np.random.get_state()[1], numbers)
     assert one.policy.state_dict() == exploration
     assert np.array_equal(env.observation, observation)
+
+
+def test_a_network_with_dropout_is_evaluated_without_it_and_the_global_generators_are_left_alone():
+    network = torch.nn.Sequential(torch.nn.Dropout(0.5), torch.nn.Linear(2, 3))
+    copied = Policy(network, environment().spec).copy()
+    assert not copied.network.training
+    assert network.training
+    before = torch.get_rng_state()
+    with unchanged_globals():
+        torch.rand(3), np.random.rand(3)
+    assert torch.equal(torch.get_rng_state(), before)

@@ -5,7 +5,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from runner.checkpoint.tree import flatten, unflatten
-from runner.metrics import Metrics
+from runner.metrics import Gauge, Metrics
 from runner.spec import Progress
 
 
@@ -183,3 +183,11 @@ def test_a_logger_that_the_checkpoint_does_not_know_starts_afresh():
     loaded = [Rows(7), Rows(8)]
     Metrics(loaded).load_state_dict(Metrics([Rows(1)]).state_dict())
     assert [logger.offset for logger in loaded] == [1, 8]
+
+
+def test_a_row_holds_the_latest_of_a_gauge_and_the_mean_of_other_numbers():
+    metrics = Metrics()
+    for value in (10.0, 100.0):
+        metrics.add({"reading": Gauge(value), "other": value})
+    row = metrics.write_row(Progress())
+    assert (row["reading"], row["other"]) == (100.0, 55.0)

@@ -240,3 +240,14 @@ def test_it_needs_neither_torch_nor_numpy():
     root = Path(runs.__file__).parents[1]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_a_second_process_is_kept_out_of_a_run_that_goes_on(tmp_path):
+    run = RunFolder.start(tmp_path, algo="a", env="e", seed=0, config_hash="0" * 16)
+    run.lock()
+    with pytest.raises(ValueError, match=f"process {os.getpid()} runs there now"):
+        RunFolder.open(tmp_path).lock()
+    run.unlock()
+    other = RunFolder.open(tmp_path)
+    other.lock()
+    other.unlock()

@@ -3,22 +3,22 @@
 import logging
 import math
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from runner.config.assemble import Config, Experiment, assemble
-from runner.config.signals import StopSignals
-from runner.config.summary import explain_schedule, summarize
+from runner.config.signals import PREEMPTED, StopSignals
+from runner.config.summary import explain_schedule, shown, summarize
 from runner.runs import RunFolder, config_hash, read_git_sha
-from runner.spec import ConfigError, HooklineError
+from runner.spec import CheckpointError, ConfigError, HooklineError
 from runner.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
 FINAL_RETURN = "eval/final_return_mean"
-PREEMPTED = 75
 
 
 @dataclass(frozen=True)
@@ -44,40 +44,79 @@ def explain(config: Config) -> str:
     return explain_schedule(config, _assemble(config))
 
 
-def run_experiment(config: Config, folder: Path, resume: bool = False, algo: str = "", env: str = "") -> Outcome:
-    """Run (or go on with) the experiment ``config`` in ``folder``; ``algo`` and ``env`` name it in ``run.json``."""
+def run_experiment(
+    config: Config,
+    folder: Path,
+    resume: bool = False,
+    algo: str = "",
+    env: str = "",
+    on_start: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Run (or go on with) the experiment ``config`` in ``folder``; ``algo`` and ``env`` name it in ``run.json``.
+
+    ``on_start`` is called when everything has been built and loaded, before anything is trained.
+    """
     torch.set_num_threads(config["threads"])
     run = open_run(config, folder, resume, algo, env)
-    experiment = _assemble(config, run)
+    try:
+        with StopSignals() as signals:
+            experiment = _prepare(config, run, resume)
+            on_start()
+            return _train(config, experiment, run, signals)
+    finally:
+        run.unlock()
+
+
+def _prepare(config: Config, run: RunFolder, resume: bool) -> Experiment:
+    """Build everything and, for a run that goes on, load its newest good checkpoint."""
+    try:
+        experiment = _assemble(config, run)
+    except Exception as error:
+        if not resume:
+            run.update(status="crashed", reason=f"{type(error).__name__}: {error}")
+        raise
     trainer = experiment.trainer
     if resume:
         _load(trainer)
+    if run.record["status"] == "done":
+        trainer.forget_stop()  # whoever resumes a finished run wants it to go on
     trainer.metrics.log_hparams(config)
+    log.info("the run %s at env step %s", "goes on" if resume else "begins", trainer.progress.env_steps)
     run.update(status="running", config_hash=config_hash(config), progress=trainer.progress.state_dict())
-    with StopSignals() as signals:
-        trainer.ask_to_stop = lambda: _at_safe_point(trainer, run, signals)
-        try:
-            trainer.train()
-            return _finish(config, experiment, run, signals)
-        except Exception as error:
-            raise _crash(experiment, run, error) from error
-        finally:
-            _close(experiment)
+    return experiment
+
+
+def _train(config: Config, experiment: Experiment, run: RunFolder, signals: StopSignals) -> Outcome:
+    trainer = experiment.trainer
+    trainer.ask_to_stop = lambda: _at_safe_point(trainer, run, signals)
+    try:
+        trainer.train()
+        return _finish(config, experiment, run, signals)
+    except Exception as error:
+        raise _crash(experiment, run, error) from error
+    finally:
+        _close(experiment)
 
 
 def open_run(config: Config, folder: Path, resume: bool, algo: str, env: str) -> RunFolder:
-    """The folder of a run that begins, or goes on, there."""
-    if resume:
-        return RunFolder.open(folder)
+    """The folder of a run that begins, or goes on, there; no other process may come in until it is unlocked."""
     identity = {"seed": config["seed"], "config_hash": config_hash(config), "git_sha": read_git_sha(Path(__file__))}
-    return RunFolder.start(folder, algo=algo, env=env, threads=config["threads"], **identity)
+    names = {"algo": algo, "env": env, "threads": config["threads"]}
+    try:
+        run = RunFolder.open(folder) if resume else RunFolder.start(folder, **names, **identity)
+        run.lock()
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    return run
 
 
 def _assemble(config: Config, run: RunFolder | None = None) -> Experiment:
     """Build the parts; a value that one of them refuses is a mistake in the configuration."""
+    if config["device"].startswith("cuda") and not torch.cuda.is_available():
+        raise NotStarted(f"device={config['device']}: torch finds no GPU here; device=cpu runs anywhere")
     try:
         return assemble(config, run)
-    except (ConfigError, ValueError) as error:
+    except (ConfigError, CheckpointError, ValueError) as error:
         raise NotStarted(" ".join(str(error).split())) from error
 
 
@@ -85,8 +124,9 @@ def _load(trainer: Trainer) -> None:
     """Restore the newest good checkpoint; a run that was stopped before its first one begins anew."""
     if trainer.checkpoint and trainer.checkpoint.folders():
         trainer.load_from_file()
+        _tell(f"going on from env step {trainer.progress.env_steps:,} in {shown(trainer.checkpoint.folder.parent)}")
     else:
-        log.warning("there is no checkpoint yet: the run begins anew")
+        _tell("this run has no checkpoint yet: it begins anew")
         trainer.metrics.resume_without_state()
 
 
@@ -104,10 +144,11 @@ def _logger_run_id(trainer: Trainer) -> str | None:
 
 def _finish(config: Config, experiment: Experiment, run: RunFolder, signals: StopSignals) -> Outcome:
     trainer = experiment.trainer
+    _close_hooks(experiment)  # the progress bar ends before the summary begins
     if signals.reason() is not None:
         trainer.metrics.close("preempted")
         _record(experiment, run, "preempted", signals.reason())
-        print(summarize(config, experiment, run, "preempted", None), flush=True)
+        _tell(summarize(config, experiment, run, "preempted", None))
         return Outcome("preempted", exit_code=PREEMPTED)
     final = experiment.evaluation.run("final_evaluation")
     trainer.metrics.add(
@@ -116,8 +157,14 @@ def _finish(config: Config, experiment: Experiment, run: RunFolder, signals: Sto
     trainer.write_row()
     trainer.metrics.close("done")
     _record(experiment, run, "done", trainer.stop_reason)
-    print(summarize(config, experiment, run, "done", final), flush=True)
+    _tell(summarize(config, experiment, run, "done", final))
     return Outcome("done", float(final.returns.mean()))
+
+
+def _tell(text: str) -> None:
+    """Say it on the terminal and in the run's log."""
+    print(text, flush=True)
+    log.info("%s", text)
 
 
 def _record(experiment: Experiment, run: RunFolder, status: str, reason: str | None) -> None:
@@ -146,11 +193,15 @@ def _crash(experiment: Experiment, run: RunFolder, error: Exception) -> Hookline
     return RunCrashed(line)
 
 
-def _close(experiment: Experiment) -> None:
+def _close_hooks(experiment: Experiment) -> None:
     for hook in experiment.hooks.values():
         close = getattr(hook, "close", None)
         if callable(close):
             close()
+
+
+def _close(experiment: Experiment) -> None:
+    _close_hooks(experiment)
     experiment.evaluation.close()
     collector = experiment.trainer.collector
     if collector is not None:

@@ -14,7 +14,7 @@ Hookline trains reinforcement-learning agents. A run is one tree of settings, pu
 
 COMMANDS = {
     "algo={algo} env={env}": "train, evaluate, log, checkpoint",
-    "env=gym env.id=LunarLander-v3": "any environment of gymnasium, or my_pkg:MyEnv-v0",
+    "env=gym env.id=FrozenLake-v1": "any environment of gymnasium, or my_pkg:MyEnv-v0",
     "-m seed=0,1,2 optimizer.lr=1e-3,5e-4": "a sweep: six runs",
     "resume=outputs/{algo}-{env}/<run>": "go on where a run stopped; resume=auto finds it",
     "explain=true": "say what would run, then exit",

@@ -8,7 +8,6 @@ INJECTED = frozenset(
         "environment",
         "evaluation",
         "exploration",
-        "frame_skip_injected",
         "generator",
         "learner",
         "loss",

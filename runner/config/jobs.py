@@ -67,6 +67,8 @@ class Jobs:
             with command_line(argv):
                 decorate(self.task)()
         except SystemExit as ended:  # a preempted job, or a launcher that Hydra gave up on
+            if self.is_sweep:
+                self._print_table()
             return ended.code if isinstance(ended.code, int) else 1
         if self.is_sweep:
             self._print_table()
@@ -77,6 +79,8 @@ class Jobs:
         """Run one job; the objective, or nan where the job failed."""
         job = self._describe()
         self.done.append(job)
+        if self.is_sweep:
+            print(f"job {job.number}: {job.overrides}", file=sys.stderr, flush=True)
         try:
             outcome = self._run(tree, job)
             job.status, job.objective, job.exit_code = outcome.status, outcome.objective, outcome.exit_code
@@ -146,16 +150,20 @@ def report_failure(error: Exception, job: Job, is_sweep: bool) -> None:
 def resume_run(resumed: Resumed, command: str) -> int:
     """Go on in the run's own folder; returns the exit code."""
     job = Job(0, "", resumed.folder)
-    resumed.store()
-    with open(resumed.folder / "command.txt", "a") as file:
-        file.write(f"{command}\n")
+
+    def keep() -> None:
+        """What was typed holds from now on, once the run has taken it."""
+        resumed.store()
+        with open(resumed.folder / "command.txt", "a") as file:
+            file.write(f"{command}\n")
+
     handler = logging.FileHandler(resumed.folder / "run.log")
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
-        return run_experiment(resumed.config, resumed.folder, resume=True).exit_code
+        return run_experiment(resumed.config, resumed.folder, resume=True, on_start=keep).exit_code
     except Exception as error:
         report_failure(error, job, is_sweep=False)
         return int(getattr(error, "exit_code", 1))

@@ -16,12 +16,17 @@ from runner.config.names import folder_of_run, folder_of_sweep, quote, run_names
 from runner.config.overrides import parse_overrides
 from runner.config.report import COMMAND_LINE, Problem, Rejected
 from runner.config.resume import resume
+from runner.config.signals import PREEMPTED
 from runner.runs import RUN_FILE, claim_folder
 
 
 def cli() -> None:
     """The console script."""
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # from when a run is under way, signals save it first
+        print("interrupted before anything was trained", file=sys.stderr)
+        sys.exit(PREEMPTED)
 
 
 def main(argv: Sequence[str] | None = None, conf: Path = CONF) -> int:

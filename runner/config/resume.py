@@ -25,8 +25,10 @@ from runner.config.validate import check_values, resolve
 from runner.runs import read_run
 
 FIXED_GROUPS = ("algo", "env", "network", "experiment", "tuned")
-FIXED_NODES = ("env", "network")
+FIXED_KEYS = ("env", "network", "seed", "frame_skip")
 """A checkpoint fits only the algorithm, environment and network that it was written by."""
+ADDRESSES = ("tracking_uri",)
+"""Settings that say where to connect to: read back from a folder, they would choose a host, or a file, for us."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,7 @@ class _Resume:
                 self._problems += [_fixed(item, item.key)] if item.key in FIXED_GROUPS else []
             elif problem := check_key(item, plain, self._origins, self._composer.groups()):
                 self._problems.append(problem)
-            elif name in FIXED_NODES and (not item.values or lookup(plain, item.key) != item.values[0]):
+            elif name in FIXED_KEYS and (not item.values or lookup(plain, item.key) != item.values[0]):
                 self._problems.append(_fixed(item, name))
             else:
                 self._origins.typed.update(item.keys())
@@ -147,6 +149,10 @@ class _Resume:
         for name, value in {"resume": str(self._folder), "explain": False, "trust": []}.items():
             if name not in typed:
                 tree[name] = value
+        for name, logger in (tree.get("logger") or {}).items():
+            for address in ADDRESSES:
+                if isinstance(logger, DictConfig) and address in logger and f"logger.{name}.{address}" not in typed:
+                    logger[address] = None
 
     def _check(self, tree: DictConfig) -> dict[str, Any]:
         """Names before values before identities: nothing that is not trusted is imported."""

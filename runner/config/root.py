@@ -28,8 +28,8 @@ def root(
 NAMED_NODES = ("learning", "hooks", "logger")
 """Root keys whose value is a dict of nodes by name; a name set to null is taken out."""
 
-NEEDED_NODES = ("env", "collector", "loss", "network", "source", "optimizer", "learner")
+NEEDED_NODES = ("env", "collector", "loss", "network", "source", "optimizer", "learner", "evaluation")
 """Root keys without which there is nothing to run."""
 
-OPTIONAL_NODES = ("exploration", "scheduler", "target_updater", "checkpoint", "evaluation")
+OPTIONAL_NODES = ("exploration", "scheduler", "target_updater", "checkpoint")
 """Root keys that may be null or left out."""

@@ -2,6 +2,7 @@
 
 import os
 import shlex
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ from runner.config.assemble import Config, Experiment
 from runner.evaluation import Evaluated
 from runner.hook import POINTS
 from runner.runs import RunFolder
+
+OURS = {"runner", "hooks", "torch", "gymnasium"}
 
 
 def explain_schedule(config: Config, experiment: Experiment) -> str:
@@ -56,7 +59,7 @@ def _describe_run(config: Config, experiment: Experiment) -> list[str]:
 
 def summarize(config: Config, experiment: Experiment, run: RunFolder, status: str, final: Evaluated | None) -> str:
     """The closing lines of a run: what was reached, how fast, where things are, and what to type next."""
-    progress, path = experiment.trainer.progress, _shown(run.path)
+    progress, path = experiment.trainer.progress, shown(run.path)
     lines = [f"{status}: {experiment.trainer.stop_reason}"]
     if final is not None:
         lines.append(
@@ -64,14 +67,33 @@ def summarize(config: Config, experiment: Experiment, run: RunFolder, status: st
             f"({len(final.returns)} greedy episodes of the final weights, seeds never used before)"
         )
     rate = progress.env_steps / max(progress.seconds, 1e-9)
+    more = f" total_frames={2 * config['total_frames']}" if status == "done" and _is_full(experiment) else ""
     lines += [
         f"trained     {progress.env_steps:,} env steps, {progress.updates:,} updates, {progress.episodes:,} episodes "
         f"in {progress.seconds:.1f} s ({rate:,.0f} env steps/s)",
         f"folder      {path}  (metrics.csv, run.json, run.log, ckpt/)",
-        f"go on       {_command()} resume={shlex.quote(str(path))}"
-        + (f" total_frames={2 * config['total_frames']}" if status == "done" else ""),
+        f"go on       {_command()} resume={shlex.quote(str(path))}{_trust(config)}{more}",
     ]
     return "\n".join([*lines, *_ways_to_look(experiment)])
+
+
+def _is_full(experiment: Experiment) -> bool:
+    return experiment.trainer.stop_reason == "total_frames"
+
+
+def _trust(config: Any) -> str:
+    """What resuming must be told where the run has parts of the user's own."""
+    packages = sorted({target.partition(".")[0] for target in _targets(config)} - OURS)
+    return f" 'trust=[{','.join(packages)}]'" if packages else ""
+
+
+def _targets(node: Any) -> Iterator[str]:
+    """The names of code in a configuration: targets, and the modules of ``module:Id``."""
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            if name == "_target_" or (name == "id" and isinstance(value, str) and ":" in value):
+                yield value.partition(":")[0]
+            yield from _targets(value)
 
 
 def _ways_to_look(experiment: Experiment) -> list[str]:
@@ -83,5 +105,6 @@ def _command() -> str:
     return os.environ.get("HOOKLINE_COMMAND", "python run.py")
 
 
-def _shown(path: Path) -> Path:
+def shown(path: Path) -> Path:
+    """The path as one would type it here."""
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

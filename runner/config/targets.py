@@ -2,8 +2,11 @@
 
 import importlib
 import inspect
+import re
 import sys
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from runner.config.report import did_you_mean, nearest
@@ -12,6 +15,8 @@ from runner.config.source import split_target, submodules
 OURS = ("runner.", "hooks.")
 NOT_FOR_RUNS = ("runner.config", "runner.sweeps", "runner.runs", "runner.auto", "runner.__main__")
 """Our own modules that start runs or make folders: no stored run has a reason to name them."""
+CONF = Path(__file__).resolve().parents[2] / "conf"
+_TARGET = re.compile(r"_target_:\s*([\w.]+)")
 LIBRARIES = ("torch.nn.", "torch.optim.", "gymnasium.")
 
 
@@ -61,7 +66,8 @@ def is_nameable(target: str, trust: Sequence[str]) -> bool:
 def is_allowed(found: Any, trust: Sequence[str]) -> bool:
     """Whether a stored run may build this object: judged by where it is really defined, whatever it was called.
 
-    Ours: classes and functions. torch.nn, torch.optim and gymnasium: classes. Trusted packages: both.
+    Ours: what our own configuration files name, and nothing else of ours, for some of it writes files. torch.nn,
+    torch.optim and gymnasium: classes. Trusted packages: classes and functions.
     """
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", "")
     if not isinstance(module, str) or not (inspect.isclass(found) or inspect.isfunction(found)):
@@ -70,11 +76,15 @@ def is_allowed(found: Any, trust: Sequence[str]) -> bool:
         return False
     if _begins(module, trust):
         return True
-    return _is_ours(module) or (inspect.isclass(found) and _is_library_part(module))
+    return f"{module}.{name}" in _our_targets() or (inspect.isclass(found) and _is_library_part(module))
 
 
-def _is_ours(module: str) -> bool:
-    return module.startswith(OURS) and not _begins(module, NOT_FOR_RUNS)
+@lru_cache(maxsize=1)
+def _our_targets() -> frozenset[str]:
+    """Where the targets that the files in ``conf/`` name are really defined."""
+    named = {target for path in CONF.rglob("*.yaml") for target in _TARGET.findall(path.read_text())}
+    found = [resolve_target(target) for target in named if target.startswith(OURS)]
+    return frozenset(f"{one.__module__}.{one.__qualname__}" for one in found)
 
 
 def _is_library_part(module: str) -> bool:

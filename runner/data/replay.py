@@ -21,6 +21,7 @@ from runner.spec import (
 )
 
 KEYS: tuple[NestedKey, ...] = (OBSERVATION, ACTION, NEXT_OBSERVATION, NEXT_REWARD, NEXT_TERMINATED)
+"""What a sub-batch holds; stored is ``NEXT_DONE`` as well, where n-step windows end."""
 
 
 class Replay:

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import gymnasium
 import numpy as np
+import torch
 from gymnasium.wrappers import TimeLimit
 
 from runner.spec import EnvSpec
@@ -73,12 +74,25 @@ def _snapshot_works(env: gymnasium.Env, actions: list[Any]) -> bool:
     try:
         env.reset(seed=1)
         saved = snapshot.get()
+        if not _is_plain(saved):
+            return False
         first = _follow(env, actions)
         snapshot.set(saved)
         return _same(first, _follow(env, actions))
     except Exception as error:  # foreign code: whatever it raises, there is still the tape
         log.info("no snapshots of %s: %s", env, error)
         return False
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether a checkpoint can hold it."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(inner) for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    if isinstance(value, np.ndarray):
+        return value.dtype.kind in "biuf"
+    return value is None or isinstance(value, bool | int | float | str | torch.Tensor)
 
 
 def _random_actions(spec: EnvSpec) -> list[Any]:

@@ -156,5 +156,7 @@ def make_environment(
     """Make ``num_envs`` environments by gymnasium id, by ``module:Id``, or by a function ``make`` that returns one."""
     if (id is None) == (make is None):
         raise ConfigError("env: give either an id or make, a class or function of your own")
+    if make is not None and kwargs:
+        raise ConfigError("env.kwargs go with env.id; a class of your own takes its arguments beside its _target_")
     one = partial(make_env, id or "", kwargs or {}, make, max_episode_steps, frame_skip)
     return Environment(one, num_envs, id, frame_skip, streams.seed)

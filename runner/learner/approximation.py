@@ -45,7 +45,7 @@ class Approximation:
         writer: Writer | None = None,
     ) -> None:
         self.model = model if device is None else model.to(device)
-        self.name, self.writer = name, writer
+        self.name, self.writer, self.loss_scaling = name, writer, loss_scaling
         self.device = torch.device(device) if device else next((one.device for one in model.parameters()), None)
         self.target = target or TrivialTarget()
         self.target.init(self.model)
@@ -88,7 +88,10 @@ class Approximation:
         return self._count_update({f"loss/{self.name}": loss.detach(), **metrics})
 
     def step(self) -> "Approximation":
-        """The same after a backward pass of the caller's own."""
+        """The same after a backward pass of the caller's own, whose gradients are scaled like a loss would be."""
+        for parameter in self.model.parameters():
+            if self.loss_scaling != 1 and parameter.grad is not None:
+                parameter.grad = parameter.grad * self.loss_scaling
         return self._count_update(self._own_optimization().step(self.updates))
 
     def zero_grad(self) -> "Approximation":

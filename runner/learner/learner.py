@@ -143,7 +143,7 @@ class Learner:
     def row_metrics(self) -> dict[str, float]:
         """What is read once for each metric row: learning rates."""
         return {
-            f"{self._prefix(module_id)}lr/{one.name}": one.lr
+            f"{self._prefix(module_id)}lr/{one.name}": one.lr_at(self.progress.env_steps)
             for module_id, module in self.modules.items()
             for one in module.optimizations
         }

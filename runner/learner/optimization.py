@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from runner.learner.gradients import Clip, NonFinite, are_finite, with_own_memory, zero_non_finite
 from runner.learner.targets import TargetNetwork
 from runner.schedules import Schedule
-from runner.spec import HooklineError, StateDict
+from runner.spec import CheckpointError, HooklineError, StateDict
 
 Losses = TensorDictBase | Mapping[str, Tensor]
 
@@ -63,7 +63,14 @@ class Optimization:
 
     @property
     def lr(self) -> float:
+        """The learning rate of the last step."""
         return float(self.optimizer.param_groups[0]["lr"])
+
+    def lr_at(self, env_steps: int) -> float:
+        """The learning rate at ``env_steps``."""
+        if self.schedule is None or isinstance(self.schedule, LRScheduler):
+            return self.lr
+        return self.schedule(self._initial_lrs[0], env_steps)
 
     def is_due(self, updates: int) -> bool:
         """Whether update number ``updates`` (from 0) is one of its own."""
@@ -160,9 +167,12 @@ class Optimization:
         state: dict[str, Any] = {"optimizer": _with_string_keys(self.optimizer.state_dict()["state"])}
         if isinstance(self.schedule, LRScheduler):
             state["schedule"] = self.schedule.state_dict()
-        return {**state, "skipped": self.skipped}
+        return {**state, "kind": type(self.optimizer).__name__, "skipped": self.skipped}
 
     def load_state_dict(self, state: StateDict) -> None:
+        kind = type(self.optimizer).__name__
+        if state["kind"] != kind:
+            raise CheckpointError(f"the checkpoint has moments of {state['kind']}, which {kind} cannot go on with")
         groups = self.optimizer.state_dict()["param_groups"]
         moments = {int(index): _copied(values) for index, values in state["optimizer"].items()}
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})

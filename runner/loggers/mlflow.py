@@ -40,7 +40,7 @@ class MLFlowLogger:
     def __init__(self, run: Any, tracking_uri: str | None = None, experiment: str | None = None) -> None:
         self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
         self._run = run
-        self._target = Target(self.uri, experiment or f"{run.algo}-{run.env}", Path(run.path).name, _tags(run))
+        self._target = Target(self.uri, experiment or f"{run.algo}-{run.env}", _name(Path(run.path)), _tags(run))
         self._outbox = Outbox(Spool(Path(run.path) / SPOOL))
         self._sender = Sender(self._target, self._outbox)
 
@@ -206,6 +206,12 @@ def look_command(uri: str) -> str:
     if uri.startswith("sqlite:///"):
         uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
     return f"{program} ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def _name(folder: Path) -> str:
+    """The folder's name; of a sweep's job, whose own says little, with the sweep's before it."""
+    is_job = folder.parent.name.endswith("-sweep")
+    return f"{folder.parent.name}/{folder.name}" if is_job else folder.name
 
 
 def _tags(run: Any) -> dict[str, str]:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from runner.runs import RunFolder
 
@@ -164,3 +165,20 @@ def test_a_value_that_only_building_finds_out_about_leaves_no_folder_behind(ask,
     assert answer.code == 2
     assert f"{line}; nothing was started" in answer.err
     assert os.listdir(ask.folder) == []
+
+
+def test_a_device_that_is_not_here_is_one_line_and_leaves_nothing(ask):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    for extra in ("explain=false", "explain=true"):
+        answer = ask("device=cuda", "logger=csv", extra)
+        assert answer.code == 2
+        assert "device=cuda: torch finds no GPU here" in answer.err
+    assert os.listdir(ask.folder) == []
+
+
+def test_a_setting_that_a_resumed_run_refuses_does_not_stick(ask):
+    ask(*QUICK, "hydra.run.dir=one")
+    refused = ask("resume=one", "total_frames=90", "source.capacity=3")
+    assert refused.code == 2
+    assert ask("resume=one", "total_frames=90").code == 0

@@ -33,6 +33,7 @@ HOSTILE = [
     "runner.seeding.np.load",
     "runner.runs.os.system",
     "runner.runs.claim_folder",
+    "runner.checkpoint.manifest.write_manifest",
     "runner.config.jobs.Jobs",
     "runner.config.main.main",
     "hooks.progress_bar.sys.exit",
@@ -114,7 +115,10 @@ def test_what_was_typed_still_holds_when_the_run_is_resumed_again(run):
     assert (config["total_frames"], config["trust"]) == (70_000, [])
 
 
-@pytest.mark.parametrize("typed", ["env=acrobot", "algo=dqn", "network=q_mlp", "network.hidden=[3]", "env.num_envs=2"])
+@pytest.mark.parametrize(
+    "typed",
+    ["env=acrobot", "algo=dqn", "network=q_mlp", "network.hidden=[3]", "env.num_envs=2", "seed=7", "frame_skip=2"],
+)
 def test_what_a_checkpoint_cannot_follow_is_refused_in_words(run, typed):
     (line,) = mistakes(run.resume, typed)
     assert f"{typed} (command line): a resumed run keeps its " in line
@@ -186,10 +190,11 @@ def test_the_folder_cannot_trust_itself(run, monkeypatch):
 def test_an_object_is_judged_by_where_it_is_and_not_by_where_it_says_it_is():
     def spawn(command): ...
 
-    spawn.__module__, spawn.__qualname__ = "runner.hook", "Interval"
+    spawn.__module__, spawn.__qualname__ = "hooks.recorder", "Recorder"
     assert not is_allowed(spawn, [])
-    assert not is_allowed(resolve_target("runner.hook.Interval.fires"), [])
-    assert is_allowed(resolve_target("runner.hook.Interval"), [])
+    assert not is_allowed(resolve_target("hooks.recorder.Recorder.register"), [])
+    assert is_allowed(resolve_target("hooks.recorder.Recorder"), [])
+    assert not is_allowed(resolve_target("runner.checkpoint.manifest.write_manifest"), [])  # ours, but it writes files
 
 
 @pytest.mark.parametrize("module", ["runner.config.jobs", "runner.runs", "runner.sweeps.any", "runner.__main__"])
@@ -252,3 +257,10 @@ def test_a_damaged_run_json_is_one_line(run):
     (run.path / "run.json").write_text(json.dumps({"schema": 1}))
     (line,) = mistakes(run.resume)
     assert "damaged" in line
+
+
+def test_an_address_in_the_folder_is_not_connected_to_unless_it_is_typed(run):
+    run.change("logger.mlflow.tracking_uri", "http://127.0.0.1:9")
+    assert run.resume().config["logger"]["mlflow"]["tracking_uri"] is None
+    typed = run.resume("logger.mlflow.tracking_uri=sqlite:///mine.db").config
+    assert typed["logger"]["mlflow"]["tracking_uri"] == "sqlite:///mine.db"

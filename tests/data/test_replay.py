@@ -127,8 +127,8 @@ def test_a_loaded_buffer_samples_what_the_saved_one_would(steps, n_step):
 def test_the_memory_is_what_the_full_storage_takes():
     source = filled(replay(capacity=40), 5)
     taken = sum(field.nbytes for field in source.storage.fields.values())
-    # float32 observation, int64 action, float32 next observation and reward, one byte for terminated
-    assert source.memory_bytes(batch(5)) == taken == 40 * (4 + 8 + 4 + 4 + 1)
+    # float32 observation, int64 action, float32 next observation and reward, one byte each for terminated and done
+    assert source.memory_bytes(batch(5)) == taken == 40 * (4 + 8 + 4 + 4 + 1 + 1)
 
 
 def test_the_source_says_how_many_updates_and_when_they_begin():
@@ -176,6 +176,5 @@ def test_n_step_windows_stay_in_their_environment():
     assert rows[102][2] == 1
 
 
-def test_one_step_needs_no_episode_ends():
-    assert NEXT_DONE not in replay().storage.keys
-    assert NEXT_DONE in replay(n_step=2).storage.keys
+def test_episode_ends_are_kept_for_one_step_too_so_that_a_resumed_run_may_take_several():
+    assert NEXT_DONE in replay().storage.keys

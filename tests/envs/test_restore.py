@@ -202,3 +202,17 @@ def test_what_has_not_started_is_not_started_by_loading():
 
 def test_the_probe_stays_within_the_bounds_of_actions():
     assert environment(Narrow).resume_mode == "tape"
+
+
+class Opaque(Snapshotted):
+    """Hands out its state as an object that no checkpoint can hold."""
+
+    def get_state(self):
+        return {"inner": object(), "state": super().get_state()}
+
+    def set_state(self, state):
+        super().set_state(state["state"])
+
+
+def test_a_snapshot_that_no_checkpoint_can_hold_is_not_used():
+    assert environment(Opaque).resume_mode == "tape"

@@ -71,7 +71,7 @@ def test_recent_rewards_survive_a_resume():
 
 def test_frames_are_env_steps_times_frame_skip():
     playing = collector(environment(Counter, frame_skip=3))
-    found = logged(CountFramesLog(), 24, "n_frames", collector=playing, frame_skip=3)
+    found = logged(CountFramesLog(), 24, "train/n_frames", collector=playing, frame_skip=3)
     assert found == {4: 12, 8: 24}
 
 

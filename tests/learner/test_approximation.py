@@ -223,3 +223,20 @@ def test_ten_lines_learn_the_values_of_a_chain():
         values = rewards + 0.5 * goes_on * q.target(next_states).amax(-1)
         q.reinforce(nn.functional.mse_loss(q(states, actions), values))
     torch.testing.assert_close(q.no_grad(torch.eye(2)), torch.tensor([[0.25, 0.5], [0.5, 1.0]]), atol=0.01, rtol=0)
+
+
+def test_a_backward_pass_of_the_callers_own_is_scaled_like_a_loss():
+    def moved(by_hand):
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(model.weight)
+        q = Approximation(model, torch.optim.SGD(model.parameters(), lr=1.0), loss_scaling=0.1)
+        loss = q(torch.full((1, 1), 2.0)).sum()
+        if by_hand:
+            loss.backward()
+            q.step()
+        else:
+            q.reinforce(loss)
+        return float(model.weight.detach())
+
+    # The gradient is 2, a tenth of it 0.2: 1 - 0.2.
+    assert moved(True) == moved(False) == pytest.approx(0.8)

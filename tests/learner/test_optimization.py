@@ -11,6 +11,7 @@ from runner.learner.optimization import NonFiniteError, Optimization
 from runner.learner.optimizers import adam, rmsprop, sgd
 from runner.learner.targets import FixedTarget, PolyakTarget
 from runner.schedules import Linear
+from runner.spec import CheckpointError
 
 NAN, INF = float("nan"), float("inf")
 
@@ -276,3 +277,17 @@ def test_the_count_of_skipped_updates_is_kept():
     saved.apply((w * NAN).sum())
     loaded.load_state_dict(saved.state_dict())
     assert loaded.skipped == 1
+
+
+def test_the_logged_rate_is_the_schedules_also_before_the_first_step_after_a_load():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimization = Optimization(torch.optim.SGD([parameter], lr=1.0), schedule=Linear(100, 0.0, None))
+    assert optimization.lr_at(25) == 0.75
+    assert optimization.lr == 1.0  # nothing has been applied yet
+
+
+def test_moments_of_another_optimizer_are_refused():
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    state = Optimization(torch.optim.Adam([parameter])).state_dict()
+    with pytest.raises(CheckpointError, match="moments of Adam, which RMSprop cannot go on with"):
+        Optimization(torch.optim.RMSprop([parameter])).load_state_dict(state)

@@ -10,7 +10,7 @@ from runner.learner.optimization import NonFiniteError
 from runner.metrics import Metrics
 from runner.spec import CheckpointError
 from runner.trainer import Trainer
-from tests.toys import RewardModel, Rows, Tape, collector, environment, same_tree, trainer
+from tests.toys import Call, RewardModel, Rows, Tape, collector, environment, same_tree, trainer
 
 BACKENDS = ["torchsnapshot", "torch"]
 
@@ -145,6 +145,7 @@ def test_everything_with_state_is_in_the_checkpoint(tmp_path):
         "metrics",
         "log_every",
         "checkpoint",
+        "stop",
         "log_reward",
     }
 
@@ -199,3 +200,23 @@ def test_metric_rows_go_on_where_they_were(tmp_path):
     ]
     assert rows[0] == rows[1]
     assert [row["train/a"] for row in rows[0]] == [2.0, 5.0]  # means of 1 2 3 and of 4 5 6
+
+
+def test_a_run_asked_to_stop_and_killed_before_it_ended_stays_stopped(tmp_path):
+    one = reference(tmp_path, 60)
+    Call("post_steps_log", lambda batch: one.request_stop("good enough")).register(one, "stopper")
+    assert one.train().env_steps == 20  # one batch
+    other = reference(tmp_path, 60)
+    other.load_from_file()
+    assert (other.train().env_steps, other.stop_reason) == (20, "good enough")
+    other.forget_stop()
+    assert other.train().env_steps == 60
+
+
+@pytest.mark.parametrize("part", ["progress", "collector", "learner", "source"])
+def test_half_a_checkpoint_is_not_loaded(tmp_path, part):
+    one = reference(tmp_path, 8)
+    state = one.state_dict()
+    del state[part]
+    with pytest.raises(CheckpointError, match=f"no state for {part}"):
+        one.load_state_dict(state)

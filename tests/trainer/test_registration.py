@@ -147,7 +147,7 @@ def test_key_selection_does_not_change_the_count_of_frames():
     SelectKeys("observation", ("next", "reward")).register(one)
     CountFramesLog().register(one)
     one.train()
-    assert one.metrics.latest["n_frames"] == 8
+    assert one.metrics.latest["train/n_frames"] == 8
 
 
 def test_loss_module_and_optimizer_are_enough_to_learn():
