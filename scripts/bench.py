@@ -1,6 +1,6 @@
 """How fast a run is, and where its time goes: three rates, and microseconds per env step by phase.
 
-    python scripts/bench.py [--steps N] [--repeats K] [override ...]     (default: experiment=cleanrl_dqn_cartpole)
+    python scripts/bench.py [--steps N] [--repeats K] [override ...]     (default: CleanRL's DQN)
 
 Rates are of the steady state, after the warm-up, with the progress bar, CSV and MLflow on. CPU time counts all threads
 of the process, the loggers' too, and is what to compare on a machine that others use as well.
@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("overrides", nargs="*", default=[])
     arguments = parser.parse_args()
-    overrides = arguments.overrides or ["experiment=cleanrl_dqn_cartpole"]
+    overrides = arguments.overrides or ["experiment=cleanrl_dqn_cartpole", "exploration.env_steps=25000"]
     config = check(parse_arguments(overrides)).config
     torch.set_num_threads(config["threads"])
     print(f"{' '.join(overrides)}: {torch.get_num_threads()} threads, torch {torch.__version__}")

@@ -97,3 +97,32 @@ def test_without_hidden_layers_it_is_linear():
 def test_action_values_need_discrete_actions():
     with pytest.raises(ValueError, match=r"Some-v0.*\(3,\)"):
         make_q_network(spec(num_actions=None), [8], "relu")
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_the_numpy_path_is_the_module_up_to_rounding_and_follows_its_weights(activation):
+    network = MLP((3,), [17, 9], 4, activation)
+    observation = torch.randn(5, 3)
+    for _ in range(2):
+        expected = network(observation).detach().numpy()
+        np.testing.assert_allclose(network.forward_numpy(observation.numpy()), expected, rtol=1e-5, atol=1e-6)
+        with torch.no_grad():  # as an optimizer does
+            for parameter in network.parameters():
+                parameter.mul_(1.5)
+    copied = deepcopy(network)
+    with torch.no_grad():
+        copied.layers[0].weight.zero_()
+    expected = copied(observation).detach().numpy()
+    np.testing.assert_allclose(copied.forward_numpy(observation.numpy()), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_the_numpy_path_leaves_its_input_alone():
+    network, observation = MLP((3,), [8], 2, "relu"), np.full((1, 3), -1.0, np.float32)
+    network.forward_numpy(observation)
+    assert (observation == -1).all()
+
+
+def test_networks_that_numpy_cannot_follow_say_so():
+    assert MLP((3,), [8], 2, "tanh").has_numpy
+    assert not MLP((3,), [8], 2, "gelu").has_numpy
+    assert not MLP((3, 2), [8], 2, "relu").has_numpy

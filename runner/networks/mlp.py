@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +13,9 @@ from runner.spec import EnvSpec
 from runner.types import PositiveInt
 
 Activation = Literal["relu", "tanh", "elu", "gelu", "silu"]
+
+
+NUMPY_ACTIVATIONS: dict[str, Any] = {"relu": lambda x: np.maximum(x, 0, out=x), "tanh": lambda x: np.tanh(x, out=x)}
 
 
 class MLP(nn.Module):
@@ -28,6 +32,10 @@ class MLP(nn.Module):
         self._stack: tuple[Any, ...] = tuple(
             self.layers
         )  # plain attribute: iterating a ModuleList costs as much as a small matmul
+        self._parameters_in_order = tuple(self.parameters())
+        self._addresses: list[int] = []
+        self._views: list[tuple[np.ndarray, np.ndarray]] = []
+        self._numpy_activation: Any = NUMPY_ACTIVATIONS.get(activation)
         self.activation = getattr(torch if activation in ("relu", "tanh") else F, activation)
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -37,6 +45,32 @@ class MLP(nn.Module):
         for layer in hidden:
             x = self.activation(F.linear(x, layer.weight, layer.bias))
         return F.linear(x, last.weight, last.bias)
+
+    @property
+    def has_numpy(self) -> bool:
+        """Whether :meth:`forward_numpy` can be used: flat float32 inputs, and an activation that numpy has."""
+        is_float32 = self._parameters_in_order[0].dtype == torch.float32
+        return self.input_dims == 1 and self._numpy_activation is not None and is_float32
+
+    def forward_numpy(self, observation: np.ndarray) -> np.ndarray:
+        """The same on the CPU for a few float32 rows ``[N, inputs]``, at a third of the dispatch cost of torch.
+
+        Equal to :meth:`forward` up to rounding; works on the memory of the parameters, which it never copies.
+        """
+        *hidden, last = self._arrays()
+        x = observation
+        for weight, bias in hidden:
+            x = self._numpy_activation(x @ weight + bias)
+        return x @ last[0] + last[1]
+
+    def _arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Transposed weights and biases as views, made anew when a parameter has moved."""
+        addresses = [parameter.data_ptr() for parameter in self._parameters_in_order]
+        if addresses != self._addresses:
+            self._addresses = addresses
+            arrays = [parameter.detach().numpy() for parameter in self._parameters_in_order]
+            self._views = [(weight.T, bias) for weight, bias in zip(arrays[::2], arrays[1::2], strict=True)]
+        return self._views
 
     def _flattened(self, observation: Tensor) -> Tensor:
         return observation.flatten(-self.input_dims) if self.input_dims else observation.unsqueeze(-1)
