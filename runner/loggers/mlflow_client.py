@@ -30,6 +30,9 @@ _ENVIRONMENT = {
 }
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
+KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Without this tag the web page shows training runs as evaluations of a language model."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -145,7 +148,8 @@ class Connection:
         experiment = self._client.get_experiment_by_name(target.experiment)
         if experiment is None:
             try:
-                return self._client.create_experiment(target.experiment, artifact_location=_artifacts(target.uri))
+                where = _artifacts(target.uri)
+                return self._client.create_experiment(target.experiment, artifact_location=where, tags=KIND)
             except MlflowException:  # another run of the same sweep was faster
                 experiment = self._client.get_experiment_by_name(target.experiment)
                 if experiment is None:
