@@ -30,9 +30,6 @@ _ENVIRONMENT = {
 }
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
-KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Without this tag the web page shows training runs as evaluations of a language model."""
-
 
 @dataclass(frozen=True)
 class Target:
@@ -148,8 +145,7 @@ class Connection:
         experiment = self._client.get_experiment_by_name(target.experiment)
         if experiment is None:
             try:
-                where = _artifacts(target.uri)
-                return self._client.create_experiment(target.experiment, artifact_location=where, tags=KIND)
+                return self._client.create_experiment(target.experiment, artifact_location=_artifacts(target.uri))
             except MlflowException:  # another run of the same sweep was faster
                 experiment = self._client.get_experiment_by_name(target.experiment)
                 if experiment is None:
