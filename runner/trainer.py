@@ -126,6 +126,7 @@ class Trainer:
         self._operations: dict[str, list[Registered]] = {point: [] for point in POINTS}
         self._modules: dict[str, Stateful] = {}
         self._clock = time.monotonic()
+        self._learning_since: tuple[int, float] | None = None
         self._share_progress()
         self._register_parts()
         if self.learner is not None and learner is None:
@@ -210,6 +211,8 @@ class Trainer:
     def _safe_point(self) -> bool:
         """Everything is consistent here: write a row, save if due or asked to, and say whether to stop."""
         self._count_seconds()
+        if self._learning_since is None and self.progress.updates:
+            self._learning_since = self.progress.env_steps, self.progress.seconds
         if self.log_every.fires(self.progress):
             self.write_row()
         stopping = self._should_stop()
@@ -240,6 +243,13 @@ class Trainer:
         now = time.monotonic()
         self.progress.seconds += now - self._clock
         self._clock = now
+
+    def steady_rate(self) -> float | None:
+        """Env steps per second since this process began to learn, evaluation and saving included."""
+        if self._learning_since is None or self.progress.seconds <= self._learning_since[1]:
+            return None
+        env_steps, seconds = self._learning_since
+        return (self.progress.env_steps - env_steps) / (self.progress.seconds - seconds)
 
     def write_row(self) -> dict[str, float]:
         """Write the metrics since the last row; refuses to go on with weights that are no longer finite."""

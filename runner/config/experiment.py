@@ -169,12 +169,12 @@ def _tell(text: str) -> None:
 
 def _record(experiment: Experiment, run: RunFolder, status: str, reason: str | None) -> None:
     trainer = experiment.trainer
-    recorder = experiment.hooks.get("recorder")
+    recorder, rate = experiment.hooks.get("recorder"), trainer.steady_rate()
     run.update(
         status=status,
         reason=reason,
         progress=trainer.progress.state_dict(),
-        metrics=dict(trainer.metrics.last_row),
+        metrics=trainer.metrics.last_row | ({"perf/env_steps_per_second": rate} if rate is not None else {}),
         best=dict(getattr(recorder, "best", {})),
         mlflow_run_id=_logger_run_id(trainer),
     )

@@ -252,3 +252,13 @@ def test_two_trainers_share_nothing():
     alone.train()
     assert same_tree(other.learner.state_dict(), alone.learner.state_dict())
     assert other.metrics.latest.keys() == alone.metrics.latest.keys()
+
+
+def test_the_steady_rate_begins_with_learning(monkeypatch):
+    one = trainer(8)
+    assert one.steady_rate() is None
+    one.progress.updates, one.progress.env_steps, one.progress.seconds = 1, 100, 2.0
+    monkeypatch.setattr("runner.trainer.time.monotonic", lambda: one._clock)
+    one._safe_point()
+    one.progress.env_steps, one.progress.seconds = 400, 5.0
+    assert one.steady_rate() == 100.0  # 300 env steps in 3 seconds
