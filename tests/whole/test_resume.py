@@ -56,8 +56,11 @@ def test_a_run_killed_inside_a_save_resumes_bit_for_bit(tmp_path, uninterrupted,
     def is_saving():
         return checkpoints.exists() and any(".tmp-" in entry.name for entry in os.scandir(checkpoints))
 
+    def is_saving_again():  # so that there is a checkpoint to go on from
+        return (checkpoints / "step-500").exists() and is_saving()
+
     for attempt in range(10):
-        assert is_killed(run_in_child(config, tmp_path, resume=attempt > 0, kill=is_saving))
+        assert is_killed(run_in_child(config, tmp_path, resume=attempt > 0, kill=is_saving_again))
         if is_saving():
             break
     assert is_saving(), "no kill left a half-written checkpoint behind"
