@@ -21,10 +21,10 @@ from runner.config.keys import check_key
 from runner.config.overrides import Typed, apply, parse_overrides
 from runner.config.report import COMMAND_LINE, Problem, Rejected, did_you_mean, nearest_key
 from runner.config.rewrite import Rewriter, replace_units, without_null_groups
+from runner.config.targets import CONF
 from runner.config.tree import ABSENT, all_keys, lookup
 from runner.config.validate import validate
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
 """Holds the ``hydra_plugins`` namespace, the only place that Hydra loads sweepers and launchers from."""
 MOST_COMBINATIONS = 32

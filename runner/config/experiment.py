@@ -6,6 +6,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -88,7 +89,8 @@ def _prepare(config: Config, run: RunFolder, resume: bool) -> Experiment:
 
 def _train(config: Config, experiment: Experiment, run: RunFolder, signals: StopSignals) -> Outcome:
     trainer = experiment.trainer
-    trainer.ask_to_stop = lambda: _at_safe_point(trainer, run, signals)
+    mlflow = _find_mlflow(trainer)
+    trainer.ask_to_stop = lambda: _at_safe_point(run, signals, mlflow)
     try:
         trainer.train()
         return _finish(config, experiment, run, signals)
@@ -130,16 +132,16 @@ def _load(trainer: Trainer) -> None:
         trainer.metrics.resume_without_state()
 
 
-def _at_safe_point(trainer: Trainer, run: RunFolder, signals: StopSignals) -> str | None:
+def _at_safe_point(run: RunFolder, signals: StopSignals, mlflow: Any) -> str | None:
     """Write down which MLflow run this is as soon as that is known, and say whether a signal came."""
-    if run.mlflow_run_id is None and (run_id := _logger_run_id(trainer)) is not None:
-        run.update(mlflow_run_id=run_id)
+    if mlflow is not None and run.mlflow_run_id is None and mlflow.run_id is not None:
+        run.update(mlflow_run_id=mlflow.run_id)
     return signals.reason()
 
 
-def _logger_run_id(trainer: Trainer) -> str | None:
-    """What MLflow calls this run, once it is known."""
-    return next((one for logger in trainer.metrics.loggers if (one := getattr(logger, "run_id", None))), None)
+def _find_mlflow(trainer: Trainer) -> Any:
+    """The logger whose server gives the run an id of its own, if there is one."""
+    return next((logger for logger in trainer.metrics.loggers if hasattr(logger, "run_id")), None)
 
 
 def _finish(config: Config, experiment: Experiment, run: RunFolder, signals: StopSignals) -> Outcome:
@@ -176,7 +178,7 @@ def _record(experiment: Experiment, run: RunFolder, status: str, reason: str | N
         progress=trainer.progress.state_dict(),
         metrics=trainer.metrics.last_row | ({"perf/env_steps_per_second": rate} if rate is not None else {}),
         best=dict(getattr(recorder, "best", {})),
-        mlflow_run_id=_logger_run_id(trainer),
+        mlflow_run_id=getattr(_find_mlflow(trainer), "run_id", None),
     )
 
 

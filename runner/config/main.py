@@ -9,7 +9,7 @@ from typing import Any
 import hydra
 
 from runner.config.arguments import Arguments, command_line, parse_arguments
-from runner.config.check import CONF, Checked, check, extend_import_path
+from runner.config.check import Checked, check, extend_import_path
 from runner.config.composer import HYDRA_VERSION_BASE, Composer
 from runner.config.help import help_text
 from runner.config.names import folder_of_run, folder_of_sweep, quote, run_names
@@ -17,6 +17,7 @@ from runner.config.overrides import parse_overrides
 from runner.config.report import COMMAND_LINE, Problem, Rejected
 from runner.config.resume import resume
 from runner.config.signals import PREEMPTED
+from runner.config.targets import CONF
 from runner.runs import RUN_FILE, claim_folder
 
 

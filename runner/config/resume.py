@@ -10,7 +10,6 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.arguments import Arguments
-from runner.config.check import CONF
 from runner.config.composer import Composer, as_plain
 from runner.config.groups import choose, usable_choices
 from runner.config.keys import check_key
@@ -20,13 +19,14 @@ from runner.config.report import COMMAND_LINE, Problem, Rejected
 from runner.config.rewrite import replace_units, without_null_groups
 from runner.config.schema import TARGET
 from runner.config.stored import forbidden_problems, read_yaml, targets_of, unnameable_problems
+from runner.config.targets import CONF
 from runner.config.tree import lookup
 from runner.config.validate import check_values, resolve
 from runner.runs import read_run
 
 FIXED_GROUPS = ("algo", "env", "network", "experiment", "tuned")
 FIXED_KEYS = ("env", "network", "seed", "frame_skip")
-"""A checkpoint fits only the algorithm, environment and network that it was written by."""
+"""A checkpoint fits only the algorithm, environment and network that it was written by, and their random streams."""
 ADDRESSES = ("tracking_uri",)
 """Settings that say where to connect to: read back from a folder, they would choose a host, or a file, for us."""
 

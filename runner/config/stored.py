@@ -87,12 +87,26 @@ def unnameable_problems(config: Mapping[str, Any], trust: list[str], typed: set[
     for key, target in targets_of(config):
         if key not in typed and not (isinstance(target, str) and is_nameable(target, trust)):
             yield _refusal(key, str(target), trust, origin)
+    package = _package_of_env(config)
+    if package and "env.id" not in typed and package.partition(".")[0] not in trust:
+        yield _refusal("env.id", package, trust, origin)
+
+
+def packages_to_trust(config: Mapping[str, Any]) -> list[str]:
+    """What resuming a run with this configuration has to be told to trust."""
+    targets = [target for _, target in targets_of(config) if not is_nameable(target, ())]
+    package = _package_of_env(config)
+    return sorted({name.partition(".")[0] for name in (*targets, *([package] if package else []))})
+
+
+def _package_of_env(config: Mapping[str, Any]) -> str | None:
+    """The module that ``env.id=module:Id`` imports, unless it is gymnasium's."""
     env = config.get("env")
     env_id = env.get("id") if isinstance(env, Mapping) else None
-    if isinstance(env_id, str) and ":" in env_id and "env.id" not in typed:
-        package = env_id.partition(":")[0]
-        if package.partition(".")[0] not in ("gymnasium", *trust):
-            yield _refusal("env.id", package, trust, origin)
+    if not isinstance(env_id, str) or ":" not in env_id:
+        return None
+    package = env_id.partition(":")[0]
+    return None if package.partition(".")[0] == "gymnasium" else package
 
 
 def forbidden_problems(config: Mapping[str, Any], trust: list[str], typed: set[str], origin: str) -> Iterator[Problem]:

@@ -2,16 +2,14 @@
 
 import os
 import shlex
-from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from runner.config.assemble import Config, Experiment
+from runner.config.stored import packages_to_trust
 from runner.evaluation import Evaluated
 from runner.hook import POINTS
 from runner.runs import RunFolder
-
-OURS = {"runner", "hooks", "torch", "gymnasium"}
 
 
 def explain_schedule(config: Config, experiment: Experiment) -> str:
@@ -81,19 +79,9 @@ def _is_full(experiment: Experiment) -> bool:
     return experiment.trainer.stop_reason == "total_frames"
 
 
-def _trust(config: Any) -> str:
-    """What resuming must be told where the run has parts of the user's own."""
-    packages = sorted({target.partition(".")[0] for target in _targets(config)} - OURS)
+def _trust(config: Config) -> str:
+    packages = packages_to_trust(config)
     return f" 'trust=[{','.join(packages)}]'" if packages else ""
-
-
-def _targets(node: Any) -> Iterator[str]:
-    """The names of code in a configuration: targets, and the modules of ``module:Id``."""
-    if isinstance(node, Mapping):
-        for name, value in node.items():
-            if name == "_target_" or (name == "id" and isinstance(value, str) and ":" in value):
-                yield value.partition(":")[0]
-            yield from _targets(value)
 
 
 def _ways_to_look(experiment: Experiment) -> list[str]:

@@ -65,4 +65,5 @@ def test_an_environment_and_a_hook_from_outside_the_checkout_run(my_project):
     assert done.returncode == 0, done.stderr
     header, *rows = (my_project / "run" / "metrics.csv").read_text().splitlines()
     assert "train/right" in header
+    assert "resume=run 'trust=[my_parts]'" in done.stdout  # what a resumed run would ask for
     assert len(rows) >= 3
