@@ -1,9 +1,12 @@
 """Metric rows as one wide table, ``metrics.csv``, that a resumed run continues byte for byte."""
 
 import csv
+import hashlib
 import io
+import itertools
 import logging
 import os
+import stat
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.spec import CLOCKS, StateDict
+from runner.spec import CLOCKS, Deferred, StateDict
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +36,7 @@ class CSVLogger:
         self._columns: list[str] = list(CLOCKS)
         self._rows = 0
         self._bytes = 0
+        self._digest = hashlib.sha256()
         self._next_write = 0.0
         self._is_failing = False
 
@@ -61,63 +65,130 @@ class CSVLogger:
         self.flush()
 
     def state_dict(self) -> StateDict:
-        """How much has been written, once it is safely on disk."""
+        """How much has been written; a checkpoint's writer pushes that to the disk before it counts."""
         self.flush()
-        if self._bytes and not self._is_failing:
+        committed = {"rows": self._rows, "bytes": self._bytes, "sha256": self._digest.hexdigest()}
+        return {**committed, "columns": list(self._columns), "is_durable": Deferred(self._push)}
+
+    def _push(self) -> bool:
+        """Push the rows to the disk; says whether they are there now."""
+        try:
             _sync(self.path)
-        return {"rows": self._rows, "columns": list(self._columns)}
+        except OSError as error:
+            if self._bytes:
+                logger.warning("%s cannot be pushed to the disk (%s); training goes on", self.path, error)
+            return False
+        return True
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Cut the file back to what it was when ``state`` was taken."""
+        """Cut the file back to what it was when ``state`` was taken.
+
+        A file that does not begin with those very rows stays beside it under another name: it is all there is of them.
+        """
         self._pending.clear()
         self._columns, self._rows, self._bytes = list(CLOCKS), 0, 0
         if not state.get("rows"):
             return
+        columns = list(state["columns"])
         try:
-            kept = self._replace(list(state["columns"]), _first_rows(self.path, state["columns"], state["rows"]))
+            if not self._cut_back(state):
+                rows, digest = self._write_anew(columns, _first_rows(self.path, columns, state["rows"]))
+                self._put_aside(_difference(state, rows, digest.hexdigest()))
+                self._take_over(rows, digest)
         except (OSError, ValueError, csv.Error) as error:
-            logger.warning("%s cannot be continued (%s); it is begun anew", self.path, error)
-            return
-        if kept < state["rows"]:
-            logger.warning("%s has only %d of the %d rows it should have", self.path, kept, state["rows"])
-        self._columns, self._rows = list(state["columns"]), kept
+            self._put_aside(f"cannot be continued ({error}); it is begun anew")
+        else:
+            self._columns = columns
+
+    def _cut_back(self, state: StateDict) -> bool:
+        """Cut the file where it is, if it begins with just the bytes that it had."""
+        if self.path.is_symlink():
+            return False
+        with open(os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "r+b") as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # cutting it would cut a file elsewhere
+                return False
+            digest, left = hashlib.sha256(), int(state.get("bytes", 0))
+            while left and (part := file.read(min(left, 2**20))):
+                digest.update(part)
+                left -= len(part)
+            if left or digest.hexdigest() != state.get("sha256"):
+                return False
+            self._bytes = file.tell()
+            file.truncate()
+        self._rows, self._digest = state["rows"], digest
+        return True
 
     def _write(self) -> None:
         rows = list(self._pending)
         columns = list(dict.fromkeys([*self._columns, *(key for row in rows for key in row)]))
         if columns != self._columns or not self._bytes:
             existing = _first_rows(self.path, self._columns, self._rows) if self._bytes else iter(())
-            self._replace(columns, existing)
+            self._take_over(*self._write_anew(columns, existing))
             self._columns = columns
-        self._append(_text([_cell(row.get(name)) for name in columns] for row in rows))
+        self._append(_text([_cell(row.get(name)) for name in columns] for row in rows).encode())
         self._rows += len(rows)
         for _ in rows:
             self._pending.popleft()
 
-    def _replace(self, columns: list[str], rows: Iterator[list[str]]) -> int:
-        """Write the file anew with this header and these rows, shorter ones filled up; returns how many there were."""
-        temporary = self.path.with_name(f".{self.path.name}.new")
-        count = 0
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            file.write(_text([columns]))
-            for row in rows:
-                file.write(_text([row + [""] * (len(columns) - len(row))]))
-                count += 1
+    def _write_anew(self, columns: list[str], rows: Iterator[list[str]]) -> tuple[int, Any]:
+        """Write a file beside ours with this header and these rows, shorter ones filled up: how many, and a digest."""
+        number, digest = 0, hashlib.sha256()
+        self._new.unlink(missing_ok=True)
+        with open(self._new, "xb") as file:
+            for number, row in enumerate(itertools.chain([columns], rows)):  # noqa: B007
+                line = _text([row + [""] * (len(columns) - len(row))]).encode()
+                digest.update(line)
+                file.write(line)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, self.path)
-        self._bytes = self.path.stat().st_size
-        return count
+        return number, digest
 
-    def _append(self, text: str) -> None:
+    def _take_over(self, rows: int, digest: Any) -> None:
+        """Let what was written beside our file take its place."""
+        self._bytes = self._new.stat().st_size
+        os.replace(self._new, self.path)
+        self._rows, self._digest = rows, digest
+
+    @property
+    def _new(self) -> Path:
+        return self.path.with_name(f".{self.path.name}.new")
+
+    def _put_aside(self, reason: str) -> None:
+        """Give our file another name, if there is a reason to, and say so."""
+        if not reason:
+            return
+        if not os.path.lexists(self.path):
+            logger.warning("%s %s", self.path, reason)
+            return
+        names = (self.path.with_name(f"metrics-damaged{number}.csv") for number in ("", *range(2, 1000)))
+        try:
+            aside = next(name for name in names if not os.path.lexists(name))
+            os.rename(self.path, aside)
+            logger.warning("%s %s; as it was found it is now %s", self.path, reason, aside.name)
+        except (OSError, StopIteration) as error:
+            logger.warning("%s %s; it could not be put aside (%s)", self.path, reason, error)
+
+    def _append(self, text: bytes) -> None:
         with open(self.path, "r+b") as file:
             file.seek(self._bytes)  # over what a write that failed halfway may have left
-            file.write(text.encode())
+            file.write(text)
             file.flush()
             self._bytes = file.tell()
+        self._digest.update(text)
+
+
+def _difference(state: StateDict, kept: int, digest: str) -> str:
+    """What is wrong with a file of which that many rows, of that digest, were found."""
+    if kept < state["rows"]:
+        return f"has only {kept} of the {state['rows']} rows it should have"
+    is_same = state.get("sha256", digest) == digest
+    return "" if is_same else f"has other values in its first {kept} rows than were written"
 
 
 def _first_rows(path: Path, columns: list[str], count: int) -> Iterator[list[str]]:
+    if not stat.S_ISREG(os.stat(path).st_mode):
+        raise OSError("not a file")
     with open(path, newline="", encoding="utf-8") as file:
         reader = csv.reader(file)
         header = next(reader, [])

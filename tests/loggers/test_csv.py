@@ -1,5 +1,6 @@
 import csv
 import logging
+import os
 import resource
 import time
 from contextlib import contextmanager
@@ -113,7 +114,9 @@ def test_a_state_holds_every_row_logged_before_it(tmp_path):
     logger = CSVLogger(tmp_path)
     for step in range(5):
         logger.log_row(row(step, x=1.0))
-    assert logger.state_dict() == {"rows": 5, "columns": ["env_steps", "frames", "updates", "episodes", "x"]}
+    state = logger.state_dict()
+    assert (state["rows"], state["columns"]) == (5, ["env_steps", "frames", "updates", "episodes", "x"])
+    assert state["bytes"] == (tmp_path / "metrics.csv").stat().st_size
     assert len(table(tmp_path)) == 5
 
 
@@ -131,12 +134,84 @@ def test_a_file_that_cannot_be_continued_is_begun_anew_with_a_warning(tmp_path, 
 
 def test_rows_lost_with_the_machine_are_counted(tmp_path, caplog):
     logger = CSVLogger(tmp_path)
-    logger.log_row(row(1, x=1.0))
+    for step in range(3):
+        logger.log_row(row(step, x=1.0))
     state = logger.state_dict()
+    lines = (tmp_path / "metrics.csv").read_text().splitlines(keepends=True)
+    (tmp_path / "metrics.csv").write_text("".join(lines[:2]))
     resumed = CSVLogger(tmp_path)
-    resumed.load_state_dict(state | {"rows": 3})
+    resumed.load_state_dict(state)
     assert "only 1 of the 3 rows" in caplog.text
     assert resumed.state_dict()["rows"] == 1
+
+
+def change_a_value(path):
+    path.write_text(path.read_text().replace("0.5", "0.7"))
+
+
+def leave_out_a_row(path):
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines[:2], *lines[3:]]))
+
+
+def make_it_a_pipe(path):
+    path.unlink()
+    os.mkfifo(path)
+
+
+def make_it_a_folder(path):
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("later_columns", [False, True])
+@pytest.mark.parametrize("damage", [change_a_value, leave_out_a_row, make_it_a_pipe, make_it_a_folder])
+def test_rows_that_were_changed_since_are_told_of_and_put_aside(tmp_path, caplog, damage, later_columns):
+    logger = CSVLogger(tmp_path)
+    for step in range(4):
+        logger.log_row(row(step, x=0.5 * step))
+    state = logger.state_dict()
+    logger.log_row(row(4, x=2.0, **{"later": 1.0} if later_columns else {}))
+    logger.flush()
+    damage(tmp_path / "metrics.csv")
+    found = os.lstat(tmp_path / "metrics.csv").st_ino
+    resumed = CSVLogger(tmp_path)
+    resumed.load_state_dict(state)
+    resumed.log_row(row(4, x=2.0))
+    resumed.close("done")
+    assert len([record for record in caplog.records if "metrics-damaged.csv" in record.getMessage()]) == 1
+    assert os.lstat(tmp_path / "metrics-damaged.csv").st_ino == found
+    assert table(tmp_path)[-1]["env_steps"] == "4"
+
+
+def test_a_file_with_the_right_rows_is_cut_where_it_is(tmp_path, caplog):
+    logger = CSVLogger(tmp_path)
+    logger.log_row(row(1, x=1.0))
+    state, inode = logger.state_dict(), (tmp_path / "metrics.csv").stat().st_ino
+    logger.log_row(row(2, x=1.0))
+    logger.close("done")
+    CSVLogger(tmp_path).load_state_dict(state)
+    assert (len(table(tmp_path)), (tmp_path / "metrics.csv").stat().st_ino) == (1, inode)
+    assert not caplog.records
+
+
+def test_a_file_elsewhere_is_never_cut_or_written_to(tmp_path):
+    logger = CSVLogger(tmp_path)
+    logger.log_row(row(1, x=1.0))
+    state = logger.state_dict()
+    logger.log_row(row(2, x=1.0))
+    logger.close("done")
+    for link in (os.symlink, os.link):
+        elsewhere = tmp_path / link.__name__
+        os.rename(tmp_path / "metrics.csv", elsewhere)
+        link(elsewhere, tmp_path / "metrics.csv")
+        before = elsewhere.read_bytes()
+        resumed = CSVLogger(tmp_path)
+        resumed.load_state_dict(state)
+        resumed.log_row(row(2, x=1.0))
+        resumed.close("done")
+        assert elsewhere.read_bytes() == before
+        assert (tmp_path / "metrics.csv").read_bytes() == before
 
 
 def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, caplog):
