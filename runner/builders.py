@@ -29,7 +29,7 @@ from runner.schedules import Schedule
 from runner.seeding import Streams, env_seed
 from runner.spec import NEXT_DONE, Collector, DataSource, EnvSpec, Exploration, Logger, Progress
 from runner.trainer import Trainer
-from runner.types import Discount, Every, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from runner.types import Compile, Discount, Every, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 
 
 def make_policy(
@@ -99,6 +99,7 @@ def make_learner(
     loss_weights: dict[str, float] | None = None,
     update_every: PositiveInt = 1,
     non_finite: NonFinite = "raise",
+    compile: Compile = "trace",
 ) -> Learner:
     """A learner with one module: all of ``networks`` moved by one optimizer.
 
@@ -110,6 +111,7 @@ def make_learner(
         loss_weights: by loss term.
         update_every: apply in every n-th update.
         non_finite: what to do about gradients that are no numbers.
+        compile: how updates are computed.
     """
     followed = getattr(loss, "targets", ()) if target_updater else ()
     wrapped = {
@@ -125,7 +127,7 @@ def make_learner(
         non_finite=non_finite,
         targets=[wrapped[name].target for name in followed],
     )
-    return Learner({DEFAULT_MODULE: Module(wrapped, loss, (optimization,))}, progress)
+    return Learner({DEFAULT_MODULE: Module(wrapped, loss, (optimization,))}, progress, compile)
 
 
 def make_evaluation(

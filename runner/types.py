@@ -17,6 +17,9 @@ Unit = Literal["env_steps", "frames", "updates", "episodes", "batches", "seconds
 Every = Annotated[dict[Unit, PositiveFloat], Len(1, 1)]
 """One unit and how many of it, for example ``{env_steps: 1000}``."""
 
+Compile = Literal["none", "trace", "update"]
+"""How updates are computed: by autograd, by recorded gradients (the same bits), or as one compiled function."""
+
 StopAfter = dict[Literal["env_steps", "updates", "episodes", "seconds"], PositiveFloat]
 
 Breakpoints = Annotated[list[tuple[NonNegativeFloat, float]], Len(2)]

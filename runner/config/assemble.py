@@ -43,7 +43,12 @@ def assemble(config: Config, run: Any = None) -> Experiment:
     progress = Progress(frame_skip=config["frame_skip"])
     total_env_steps = config["total_frames"] // config["frame_skip"]
     builder = Builder(
-        streams=streams, progress=progress, total_env_steps=total_env_steps, device=config["device"], run=run
+        streams=streams,
+        progress=progress,
+        total_env_steps=total_env_steps,
+        device=config["device"],
+        compile=config["compile"],
+        run=run,
     )
     environment = _build_acting(config, builder, streams)
     _build_learning(config, builder, streams)

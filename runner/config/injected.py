@@ -4,6 +4,7 @@ INJECTED = frozenset(
     {
         "checkpoint",
         "collector",
+        "compile",
         "device",
         "environment",
         "evaluation",

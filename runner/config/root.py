@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from runner.types import Every, NonNegativeInt, PositiveInt, StopAfter
+from runner.types import Compile, Every, NonNegativeInt, PositiveInt, StopAfter
 
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:<number>")]
 
@@ -16,6 +16,7 @@ def root(
     frame_skip: PositiveInt,
     device: Device,
     threads: PositiveInt,
+    compile: Compile,
     log_every: Every,
     resume: str | None,
     explain: bool,

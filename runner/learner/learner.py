@@ -1,14 +1,18 @@
 """Many modules, their losses and their optimizations, moved in the right order."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn, optim
 
 from runner.learner.approximation import Approximation
+from runner.learner.gradients import with_own_memory
 from runner.learner.optimization import Optimization
+from runner.learner.tracing import GradientTracer, Recorded
 from runner.spec import Progress, StateDict
+from runner.types import Compile
 
 DEFAULT_MODULE = "default"
 
@@ -55,13 +59,31 @@ class Learner:
     Args:
         modules: by id. With several, a batch is keyed by module id.
         progress: the run's counters, which say what is due and where schedules are.
+        compile: ``trace`` records the gradients of ``stackable`` losses once; see :mod:`runner.learner.tracing`.
     """
 
-    def __init__(self, modules: Mapping[str, Module], progress: Progress | None = None) -> None:
+    def __init__(
+        self, modules: Mapping[str, Module], progress: Progress | None = None, compile: Compile = "trace"
+    ) -> None:
         self.modules = dict(modules)
         _check_owners(self.modules)
         self.progress = progress or Progress()
         self._callables = {module_id: _callables(module.networks) for module_id, module in self.modules.items()}
+        self._tracers = self._make_tracers() if compile != "none" else {}
+        self._recorded: dict[Optimization, Recorded] = {}
+
+    def _make_tracers(self) -> dict[Optimization, GradientTracer]:
+        """One for each optimization whose losses are pure functions; gradients made otherwise need autograd's graph."""
+        if type(self).compute_gradients is not Learner.compute_gradients:
+            return {}
+        return {
+            one: GradientTracer(
+                partial(self._outputs, module_id, one), _all_networks(module), one, module.loss.hyper_parameters
+            )
+            for module_id, module in self.modules.items()
+            if getattr(module.loss, "stackable", False)
+            for one in module.optimizations
+        }
 
     @classmethod
     def from_loss_module(
@@ -111,6 +133,9 @@ class Learner:
 
     def compute_gradients(self, optimization: Optimization, losses: TensorDictBase) -> list[Tensor | None]:
         """Gradients for the optimization's own parameters; override to change them at their source."""
+        recorded = self._recorded.pop(optimization, None)
+        if recorded is not None and recorded.is_of(losses):
+            return with_own_memory(recorded.gradients)
         return optimization.compute_gradients(losses)
 
     def postprocess_gradients(self, optimization: Optimization, gradients: list[Tensor | None]) -> dict[str, Tensor]:
@@ -129,15 +154,25 @@ class Learner:
         return batch if len(self.modules) == 1 else batch.get(module_id)
 
     def _evaluate(self, module_id: str, optimization: Optimization, batch: TensorDictBase) -> TensorDictBase:
+        tracer = self._tracers.get(optimization)
+        recorded = tracer(batch) if tracer is not None else None
+        if recorded is None:
+            losses = self._outputs(module_id, optimization, batch)
+        else:
+            losses, self._recorded[optimization] = recorded.losses, recorded
+        for key, value in losses.items():
+            if value.ndim and not key.startswith("loss"):
+                batch.set(key, value)
+        return losses
+
+    def _outputs(self, module_id: str, optimization: Optimization, batch: TensorDictBase) -> TensorDictBase:
+        """Losses and per-sample outputs of all terms that the optimization minimizes."""
         loss, networks = self.modules[module_id].loss, self._callables[module_id]
         terms = loss.terms if optimization.terms is None else optimization.terms
         outputs = [loss.terms[term](networks, batch, loss.hyper_parameters) for term in terms]
         losses = outputs[0]
         for more in outputs[1:]:
             losses.update(more)
-        for key, value in losses.items():
-            if value.ndim and not key.startswith("loss"):
-                batch.set(key, value)
         return losses
 
     def row_metrics(self) -> dict[str, float]:
@@ -215,6 +250,11 @@ def _loss_metrics(losses: TensorDictBase) -> dict[str, Tensor]:
         elif not value.ndim:
             metrics[f"train/{key}"] = value.detach()
     return metrics
+
+
+def _all_networks(module: Module) -> list[nn.Module]:
+    """The networks of a module and their targets."""
+    return [part for network in module.networks.values() for part in (network.model, network.target.model)]
 
 
 def _callables(networks: Mapping[str, Approximation]) -> dict[str, Callable[..., Any]]:

@@ -106,14 +106,18 @@ class Optimization:
 
     def compute_gradients(self, losses: Losses | Tensor) -> list[Tensor | None]:
         """Gradients of the weighted losses for its own parameters; ``None`` where a loss does not reach, or frozen."""
-        moving = [parameter for parameter in self.parameters if parameter.requires_grad]
+        return self.gradients(losses, self.parameters)
+
+    def gradients(self, losses: Losses | Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
+        """The same for ``parameters``, which stand in for its own one by one."""
+        moving = [parameter for parameter in parameters if parameter.requires_grad]
         if not moving:
-            return [None] * len(self.parameters)
+            return [None] * len(parameters)
         gradients = with_own_memory(torch.autograd.grad(self.total(losses), moving, allow_unused=True))
-        if len(moving) == len(self.parameters):
+        if len(moving) == len(parameters):
             return gradients
         given = iter(gradients)
-        return [next(given) if parameter.requires_grad else None for parameter in self.parameters]
+        return [next(given) if parameter.requires_grad else None for parameter in parameters]
 
     def postprocess_gradients(self, gradients: list[Tensor | None]) -> dict[str, Tensor]:
         """Non-finite policy and clipping, in place; a skipped update leaves the list empty."""

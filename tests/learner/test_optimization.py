@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import ExponentialLR, StepLR
 
 from runner.learner.gradients import Clip
 from runner.learner.optimization import NonFiniteError, Optimization
-from runner.learner.optimizers import adam, rmsprop, sgd
+from runner.learner.optimizers import Adam, adam, rmsprop, sgd
 from runner.learner.targets import FixedTarget, PolyakTarget
 from runner.schedules import Linear
 from runner.spec import CheckpointError
@@ -268,7 +268,31 @@ def test_the_next_step_after_loading_is_the_same_to_the_bit(make):
 def test_adam_is_fused_and_decays_weights_as_adamw():
     assert adam([weight()]).defaults["fused"]
     assert type(adam([weight()], weight_decay=0.1)) is optim.AdamW
-    assert type(adam([weight()])) is optim.Adam
+    assert type(adam([weight()])) is Adam
+
+
+def steps_of(kind, moments=None):
+    """Five updates of two parameters, the fourth without a gradient for one, after loading ``moments``."""
+    torch.manual_seed(0)
+    parameters = [torch.nn.Parameter(torch.randn(3)) for _ in range(2)]
+    optimizer = kind(parameters, lr=0.1, fused=True)
+    if moments is not None:
+        optimizer.load_state_dict(moments)
+    for step in range(5):
+        for parameter in parameters:
+            parameter.grad = torch.randn(3)
+        if step == 3:
+            parameters[0].grad = None
+        optimizer.param_groups[0]["lr"] = 0.1 / (step + 1)
+        optimizer.step()
+    state = optimizer.state_dict()
+    return [*parameters, *(value for moments in state["state"].values() for value in moments.values())], state
+
+
+def test_our_adam_moves_weights_and_moments_like_torchs_to_the_bit():
+    ours, theirs = steps_of(Adam), steps_of(optim.Adam)
+    assert same(ours[0], theirs[0])
+    assert same(steps_of(Adam, ours[1])[0], steps_of(optim.Adam, theirs[1])[0])
 
 
 def test_the_count_of_skipped_updates_is_kept():
