@@ -1,6 +1,6 @@
 """The words every module shares: names of batch keys, what an environment looks like, and how far a run has come."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -22,6 +22,20 @@ NEXT_EPISODE_RETURN = ("next", "episode_return")
 NEXT_EPISODE_LENGTH = ("next", "episode_length")
 
 StateDict = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """A value of a state that a checkpoint's writer works out in its own thread, while the run goes on.
+
+    For what would hold up the run, such as pushing to the disk a file that the state refers to; the checkpoint counts
+    only once it has been done.
+
+    Args:
+        work: returns what JSON can hold.
+    """
+
+    work: Callable[[], Any]
 
 
 @dataclass(frozen=True)
@@ -145,6 +159,10 @@ class Logger(Stateful, Protocol):
 
 CLOCKS = ("env_steps", "frames", "updates", "episodes")
 """The integer columns that every metric row begins with; ``frames`` is the step axis of the loggers."""
+
+
+class Abandoned(Exception):
+    """Work given up because the run is to stop; it is done anew when the run goes on."""
 
 
 class HooklineError(Exception):

@@ -4,11 +4,12 @@ import hashlib
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 MANIFEST = "manifest.json"
-SCHEMA = 1
+SCHEMA = 2
 MAX_JSON_BYTES = 64 * 2**20
 MAX_FILES = 100_000
 _FIELDS: dict[str, type | tuple[type, ...]] = {
@@ -32,10 +33,11 @@ class DamagedError(Exception):
         super().__init__(f"{file}: {reason}")
 
 
-def describe(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file under ``folder`` but the manifest, by path."""
+def describe(folder: Path, digests: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file under ``folder`` but the manifest, by path; ``digests`` are those known."""
+    known = digests or {}
     return {
-        name: {"bytes": size, "sha256": _digest_of(folder / name)}
+        name: {"bytes": size, "sha256": known.get(name) or _digest_of_file(folder / name)}
         for name, size in sorted(list_files(folder).items())
         if name != MANIFEST
     }
@@ -97,7 +99,7 @@ def verify(folder: Path, with_hashes: bool = True) -> dict[str, Any]:
         found = list_files(folder)
         _check_listing(manifest["files"], found)
         for name, entry in manifest["files"].items() if with_hashes else ():
-            if _digest_of(folder / name) != entry.get("sha256"):
+            if _digest_of_file(folder / name) != entry.get("sha256"):
                 raise DamagedError(name, "its SHA-256 is not the one in the manifest")
     except OSError as error:
         raise DamagedError(os.path.basename(error.filename or folder), error.strerror or str(error)) from error
@@ -163,6 +165,11 @@ def _sealed(fields: dict[str, Any]) -> bytes:
     return json.dumps({**fields, "digest": digest}, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
 
 
-def _digest_of(path: Path) -> str:
+def digest_of(raw: bytes | memoryview) -> str:
+    """SHA-256 of ``raw`` in hex."""
+    return hashlib.sha256(raw).hexdigest()
+
+
+def _digest_of_file(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,46 +1,33 @@
 """A run's checkpoints: a kill at any instant leaves the last good one, and one with anything amiss is never read."""
 
-import json
 import logging
 import os
 import re
 import secrets
 import shutil
-import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from runner.checkpoint.backends import BACKENDS, TensorMeta
-from runner.checkpoint.manifest import (
-    MANIFEST,
-    MAX_JSON_BYTES,
-    SCHEMA,
-    DamagedError,
-    describe,
-    list_files,
-    parse_json,
-    read_manifest,
-    read_small,
-    verify,
-    write_manifest,
-)
-from runner.checkpoint.tree import flatten, unflatten
+from runner.checkpoint.backends import BACKENDS
+from runner.checkpoint.background import Background
+from runner.checkpoint.content import Content, Copies, read, take, versions, write
+from runner.checkpoint.durable import make_folder, sync, sync_tree
+from runner.checkpoint.manifest import DamagedError, describe, read_manifest, verify, write_manifest
 from runner.hook import Interval
 from runner.spec import CheckpointError, Progress, StateDict
 from runner.types import Every, PositiveInt
 
 logger = logging.getLogger(__name__)
 
-STATE = "state.json"
-PAYLOAD = "payload"
+MAX_COPIED_BYTES = 2**30
+"""A larger state is not copied, for which there may be no memory: the run waits until it is written."""
+
 _NAME = re.compile(r"step-(0|[1-9]\d{0,18})(?:\.r([1-9]\d{0,5}))?")
 _TEMPORARY = re.compile(r"step-.*\.tmp-(\d+)-[0-9a-f]+")
-_LIBRARIES = ("torch", "tensordict", "torchsnapshot", "numpy", "gymnasium")
 
 
 class CheckpointStore:
@@ -70,6 +57,8 @@ class CheckpointStore:
         self._git = getattr(run, "git_sha", None)
         self._interval = Interval({**every}) if every else None
         self._verified: set[str] = set()
+        self._copies = Copies()
+        self._background: Background[Path] = Background()
 
     def due(self, progress: Progress) -> bool:
         """Whether the interval came round since this was last asked."""
@@ -84,8 +73,17 @@ class CheckpointStore:
 
     def folders(self) -> list[Path]:
         """The checkpoints there are, good or not, newest first; those with an unreadable manifest before all others."""
-        found = self.folder.iterdir() if self.folder.is_dir() else ()
-        return sorted((path for path in found if _NAME.fullmatch(path.name)), key=_age, reverse=True)
+        found = (self.folder / name for name in self._names() if _NAME.fullmatch(name))
+        return sorted(found, key=_age, reverse=True)
+
+    def _names(self) -> list[str]:
+        """What is in the folder of the checkpoints; only one that was never made is the same as an empty one."""
+        try:
+            return os.listdir(self.folder)
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and not os.path.lexists(self.folder):
+                return []
+            raise CheckpointError(f"the checkpoints in {self.folder} cannot be read: {error.strerror}") from error
 
     def save(
         self, state: Mapping[str, Any], counters: Mapping[str, Any], extra: Mapping[str, Any] | None = None
@@ -96,17 +94,35 @@ class CheckpointStore:
             TypeError: for a part that cannot be saved, naming its path.
             CheckpointError: where the file system fails; checkpoints written before stay as they are.
         """
-        skeleton, tensors = flatten(dict(state))
-        temporary = self.folder / f"step-{counters['env_steps']}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-        try:
-            self._remove_stale()
-            temporary.mkdir(parents=True)
-            self._write_content(temporary, skeleton, tensors)
-            return self._publish(temporary, {**self._fields(state, tensors, counters), "extra": dict(extra or {})})
-        except (OSError, RuntimeError, ValueError, DamagedError) as error:
-            raise CheckpointError(f"no checkpoint could be written in {self.folder}: {error}") from error
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        self.finish()
+        return self._write(self._take(state, counters, extra))
+
+    def save_in_background(
+        self, state: Mapping[str, Any], counters: Mapping[str, Any], extra: Mapping[str, Any] | None = None
+    ) -> None:
+        """Copy ``state`` and return, while a thread writes the copy; waits first for the save before, if need be.
+
+        A save that fails is warned about when it does; ``wait`` raises the same. Checkpoints written before stay.
+        """
+        self.finish()
+        content = self._take(state, counters, extra)
+        is_copied = content.nbytes <= MAX_COPIED_BYTES
+        copy = self._copies.copy(content) if is_copied else content
+        self._background.start(lambda: self._write_or_warn(copy))
+        if not is_copied:
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait until no save is under way; how the last one went, ``wait`` tells."""
+        self._background.finish()
+
+    def wait(self) -> Path | None:
+        """Wait until no save is under way; returns the folder of the last one made in the background.
+
+        Raises:
+            CheckpointError: where that one failed.
+        """
+        return self._background.result()
 
     def load(self, into: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
         """The state and the manifest of the newest checkpoint in which nothing is amiss, bit for bit as it was saved.
@@ -116,11 +132,18 @@ class CheckpointStore:
         Args:
             into: tensors by name (``component/key/...``) that are overwritten in place instead of new ones being made.
         """
-        self.rejected = []
+        self.finish()
+        self.rejected = [
+            f"{self.folder / name} is not used: a checkpoint is called step-<env steps>"
+            for name in sorted(self._names())
+            if not _NAME.fullmatch(name) and not _TEMPORARY.fullmatch(name)
+        ]
+        for line in self.rejected:
+            logger.warning("%s", line)
         for folder in self.folders():
             try:
                 manifest = verify(folder)
-                state = _read_content(folder, manifest, into or {})
+                state = read(folder, manifest, into or {})
             except DamagedError as damage:
                 self.rejected.append(f"checkpoint {folder} is not used: {damage}")
                 logger.warning(self.rejected[-1])
@@ -138,47 +161,53 @@ class CheckpointStore:
             if match and (int(match[1]) == os.getpid() or not _is_alive(int(match[1]))):
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _write_content(self, folder: Path, skeleton: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-        metas = {name: [str(part.dtype).removeprefix("torch."), list(part.shape)] for name, part in tensors.items()}
-        raw = json.dumps({"components": skeleton, "tensors": metas}, allow_nan=False).encode()
-        if len(raw) > MAX_JSON_BYTES:
-            raise ValueError(f"the state besides its tensors has {len(raw)} bytes, more than {MAX_JSON_BYTES}")
-        (folder / STATE).write_bytes(raw)
-        (folder / PAYLOAD).mkdir()
-        BACKENDS[self.backend].write(folder / PAYLOAD, tensors)
+    def _take(self, state: Mapping[str, Any], counters: Mapping[str, Any], extra: Mapping[str, Any] | None) -> Content:
+        own = {"backend": self.backend, "git": self._git, "counters": dict(counters), "extra": dict(extra or {})}
+        return take(state, own)
 
-    def _fields(
-        self, components: Mapping[str, Any], tensors: Mapping[str, Tensor], counters: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA,
-            "counters": dict(counters),
-            "components": list(components),
-            "backend": self.backend,
-            "versions": _versions(),
-            "threads": torch.get_num_threads(),
-            "device": ",".join(sorted({str(tensor.device) for tensor in tensors.values()})) or "cpu",
-            "git": self._git,
-        }
+    def _write_or_warn(self, content: Content) -> Path:
+        try:
+            return self._write(content)
+        except CheckpointError as error:
+            logger.warning("%s; the run goes on, and tries again when the next checkpoint is due", error)
+            raise
+
+    def _write(self, content: Content) -> Path:
+        name = f"step-{content.fields['counters']['env_steps']}"
+        temporary = self.folder / f"{name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            self._remove_stale()
+            make_folder(self.folder)
+            temporary.mkdir()
+            digests = write(temporary, content, self.backend)
+            folder = self._publish(temporary, {**content.fields, "files": describe(temporary, digests)})
+        except Exception as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise CheckpointError(f"no checkpoint could be written in {self.folder}: {reason}") from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        logger.info("saved %s", folder)
+        return folder
 
     def _publish(self, temporary: Path, fields: dict[str, Any]) -> Path:
-        fields["files"] = describe(temporary)
         existing = self.folders()
         if existing and self._is_same(existing[0], fields):
             return existing[0]
         fields["sequence"] = 1 + max((_sequence(folder) or 0 for folder in existing), default=0)
         write_manifest(temporary, fields)
-        _sync(temporary)
+        sync_tree(temporary)
+        verify(temporary)
         final = self._free_name(fields["counters"]["env_steps"])
         os.rename(temporary, final)
-        _sync_one(self.folder)
-        verify(final)
+        sync(self.folder)
         self._verified.add(final.name)
         self._prune(final)
         return final
 
     def _is_same(self, folder: Path, fields: dict[str, Any]) -> bool:
         """Whether ``folder`` is a good checkpoint of this step with this very content."""
+        if folder.name.split(".")[0] != f"step-{fields['counters']['env_steps']}":
+            return False
         try:
             manifest = read_manifest(folder)
             same = all(manifest[key] == fields[key] for key in ("counters", "files", "extra"))
@@ -211,29 +240,6 @@ class CheckpointStore:
         return True
 
 
-def _read_content(folder: Path, manifest: dict[str, Any], into: Mapping[str, Tensor]) -> dict[str, Any]:
-    content = parse_json(read_small(folder, STATE), STATE)
-    try:
-        metas = {name: _meta(*entry) for name, entry in content["tensors"].items()}
-        stored_bytes = sum(size for name, size in list_files(folder).items() if name.startswith(f"{PAYLOAD}/"))
-        declared_bytes = sum(meta.nbytes for meta in metas.values())
-        if declared_bytes > stored_bytes:
-            raise ValueError(f"declares tensors of {declared_bytes} bytes, where {stored_bytes} are stored")
-        state = unflatten(content["components"], BACKENDS[manifest["backend"]].read(folder / PAYLOAD, metas, into))
-        if not isinstance(state, dict) or list(state) != manifest["components"]:
-            raise ValueError("its components are not those of the manifest")
-    except Exception as error:  # whatever a file made up to do harm may raise; it is refused, and the next one tried
-        raise DamagedError(STATE, f"cannot be read back: {type(error).__name__}: {error}".splitlines()[0]) from error
-    return state
-
-
-def _meta(dtype: str, shape: list[int]) -> TensorMeta:
-    kind = getattr(torch, dtype)
-    if not isinstance(kind, torch.dtype) or not all(type(size) is int and size >= 0 for size in shape):
-        raise ValueError(f"no tensor of type {dtype!r:.40} and shape {shape!r:.40}")
-    return TensorMeta(kind, tuple(shape))
-
-
 def _age(folder: Path) -> tuple[bool, int, int, int]:
     sequence = _sequence(folder)
     step, repeat = _NAME.fullmatch(folder.name).groups("0")  # type: ignore[union-attr]
@@ -248,22 +254,6 @@ def _sequence(folder: Path) -> int | None:
         return None
 
 
-def _sync(folder: Path) -> None:
-    """Push every file and folder under ``folder`` to the disk, its manifest and itself last."""
-    paths = sorted((folder / name for name in list_files(folder)), key=lambda path: path.name == MANIFEST)
-    inside = {parent for path in paths for parent in path.parents if parent.is_relative_to(folder)}
-    for path in (*paths, *sorted(inside, reverse=True)):
-        _sync_one(path)
-
-
-def _sync_one(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -274,19 +264,9 @@ def _is_alive(pid: int) -> bool:
     return True
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
-
-
 def _warn_of_differences(folder: Path, manifest: dict[str, Any]) -> None:
     then = {"torch threads": manifest["threads"], **manifest["versions"]}
-    now = {"torch threads": torch.get_num_threads(), **_versions()}
+    now = {"torch threads": torch.get_num_threads(), **versions()}
     changed = [f"{name} {then[name]} -> {now[name]}" for name in then if name in now and then[name] != now[name]]
     if changed:
         logger.warning("%s: the run may not go on bit for bit, as there changed %s", folder, ", ".join(changed))

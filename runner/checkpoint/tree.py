@@ -15,6 +15,8 @@ import torch
 from tensordict import MemoryMappedTensor
 from torch import Tensor
 
+from runner.spec import Deferred
+
 MAX_DEPTH = 64
 TAG = "$"
 _PLAIN = (type(None), bool, str)
@@ -44,7 +46,7 @@ def unflatten(skeleton: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 def _encode(value: Any, path: Path, tensors: dict[str, Tensor]) -> Any:
     kind = type(value)
-    if kind in _PLAIN:
+    if kind in _PLAIN or kind is Deferred:  # JSON asks the latter for its value when it is written
         return value
     if kind in _NUMBERS:
         return _NUMBERS[kind](value)

@@ -159,7 +159,7 @@ def test_torchsnapshot_does_not_follow_an_index_that_was_changed(change, tmp_pat
     BACKENDS["torchsnapshot"].write(tmp_path, {"x": torch.zeros(4)})
     path = tmp_path / ".snapshot_metadata"
     index = json.loads(path.read_text())
-    index["manifest"]["0/state/t0"] |= change
+    index["manifest"]["0/state/packed"] |= change
     path.write_text(json.dumps(index))
     with pytest.raises(ValueError, match="index"):
         BACKENDS["torchsnapshot"].read(tmp_path, {"x": TensorMeta(torch.float32, (4,))}, {})

@@ -160,7 +160,7 @@ DAMAGES = {
 @pytest.mark.parametrize("which", ["state", "payload"])
 def test_a_damaged_newest_checkpoint_gives_way_to_the_older_one_and_says_so(store, backend, which, damage, caplog):
     _, newest = save_at(store, 10, 20)
-    payload = "payload/tensors.pt" if backend == "torch" else "payload/0/state/t0"
+    payload = "payload/tensors.pt" if backend == "torch" else "payload/0/state/packed"
     file = "state.json" if which == "state" else payload
     damage(newest / file)
     assert loaded_step(store) == 10
@@ -261,14 +261,14 @@ def test_more_bytes_than_there_are_files_for_are_never_allocated(store):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"schema": 2}, {"backend": "pickle"}, {"backend": 1}, {"files": []}, {"counters": {}}]
+    "changes", [{"schema": 1}, {"backend": "pickle"}, {"backend": 1}, {"files": []}, {"counters": {}}]
 )
 def test_a_manifest_of_another_kind_is_refused(store, changes):
     _, newest = save_at(store, 10, 20)
     try:
         reseal(newest, **changes)
     except TypeError:  # no files to seal
-        (newest / "manifest.json").write_text(json.dumps({"schema": 1} | changes))
+        (newest / "manifest.json").write_text(json.dumps({"schema": 2} | changes))
     assert loaded_step(store) == 10
 
 

@@ -1,0 +1,128 @@
+"""What one checkpoint holds: taken from the state of a run, written into a folder, read back from there."""
+
+import functools
+import json
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from runner.checkpoint.backends import BACKENDS, TensorMeta
+from runner.checkpoint.manifest import (
+    MAX_JSON_BYTES,
+    SCHEMA,
+    DamagedError,
+    digest_of,
+    list_files,
+    parse_json,
+    read_small,
+)
+from runner.checkpoint.tree import flatten, unflatten
+from runner.spec import Deferred
+
+STATE = "state.json"
+PAYLOAD = "payload"
+_LIBRARIES = ("torch", "tensordict", "torchsnapshot", "numpy", "gymnasium")
+
+
+class Content(NamedTuple):
+    """A state taken apart, and what the manifest says about it."""
+
+    skeleton: Any
+    tensors: dict[str, Tensor]
+    fields: dict[str, Any]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+def take(state: Mapping[str, Any], fields: Mapping[str, Any]) -> Content:
+    """Take ``state`` apart; its tensors go on sharing their memory with the run."""
+    skeleton, tensors = flatten(dict(state))
+    own = {
+        "schema": SCHEMA,
+        "components": list(state),
+        "versions": dict(versions()),
+        "threads": torch.get_num_threads(),
+        "device": ",".join(sorted({str(tensor.device) for tensor in tensors.values()})) or "cpu",
+    }
+    return Content(skeleton, tensors, {**own, **fields})
+
+
+class Copies:
+    """CPU copies of a run's tensors, in memory that is used again for the next copies."""
+
+    def __init__(self) -> None:
+        self._tensors: dict[str, Tensor] = {}
+
+    def copy(self, content: Content) -> Content:
+        """``content`` with tensors of its own, which the next call overwrites."""
+        self._tensors = {name: self._copy(name, tensor) for name, tensor in content.tensors.items()}
+        return content._replace(tensors=self._tensors)
+
+    def _copy(self, name: str, tensor: Tensor) -> Tensor:
+        last = self._tensors.get(name)
+        if last is None or last.shape != tensor.shape or last.dtype != tensor.dtype:
+            last = torch.empty(tensor.shape, dtype=tensor.dtype)
+        return last.copy_(tensor)
+
+
+def write(folder: Path, content: Content, backend: str) -> dict[str, str]:
+    """Write the state's files into the empty ``folder``; returns SHA-256 digests of what they are to hold, by path."""
+    metas = {name: [str(part.dtype).removeprefix("torch."), list(part.shape)] for name, part in content.tensors.items()}
+    encoded = json.dumps({"components": content.skeleton, "tensors": metas}, allow_nan=False, default=_work_out)
+    raw = encoded.encode()
+    if len(raw) > MAX_JSON_BYTES:
+        raise ValueError(f"the state besides its tensors has {len(raw)} bytes, more than {MAX_JSON_BYTES}")
+    (folder / STATE).write_bytes(raw)
+    (folder / PAYLOAD).mkdir()
+    digests = BACKENDS[backend].write(folder / PAYLOAD, content.tensors)
+    return {STATE: digest_of(raw), **{f"{PAYLOAD}/{file}": digest for file, digest in digests.items()}}
+
+
+def _work_out(value: Any) -> Any:
+    """JSON's way to ask about what it does not know: what was left to be done at the time of writing."""
+    if type(value) is not Deferred:
+        raise TypeError(f"{type(value).__name__} cannot be saved")
+    return value.work()
+
+
+def read(folder: Path, manifest: dict[str, Any], into: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The state in a folder whose files are those of ``manifest``."""
+    content = parse_json(read_small(folder, STATE), STATE)
+    try:
+        metas = {name: _meta(*entry) for name, entry in content["tensors"].items()}
+        stored_bytes = sum(size for name, size in list_files(folder).items() if name.startswith(f"{PAYLOAD}/"))
+        declared_bytes = sum(meta.nbytes for meta in metas.values())
+        if declared_bytes > stored_bytes:
+            raise ValueError(f"declares tensors of {declared_bytes} bytes, where {stored_bytes} are stored")
+        state = unflatten(content["components"], BACKENDS[manifest["backend"]].read(folder / PAYLOAD, metas, into))
+        if not isinstance(state, dict) or list(state) != manifest["components"]:
+            raise ValueError("its components are not those of the manifest")
+    except Exception as error:  # whatever a file made up to do harm may raise; it is refused, and the next one tried
+        raise DamagedError(STATE, f"cannot be read back: {type(error).__name__}: {error}".splitlines()[0]) from error
+    return state
+
+
+def _meta(dtype: str, shape: list[int]) -> TensorMeta:
+    kind = getattr(torch, dtype)
+    if not isinstance(kind, torch.dtype) or not all(type(size) is int and size >= 0 for size in shape):
+        raise ValueError(f"no tensor of type {dtype!r:.40} and shape {shape!r:.40}")
+    return TensorMeta(kind, tuple(shape))
+
+
+@functools.cache
+def versions() -> Mapping[str, str]:
+    """The libraries that a run's numbers depend on."""
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for name in _LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
