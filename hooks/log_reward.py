@@ -1,5 +1,6 @@
 """The hook that logs how well the exploring policy does."""
 
+import math
 from collections import deque
 from typing import Any
 
@@ -30,8 +31,8 @@ class LogReward(TrainerHookBase):
             return None
         self._episodes = self.progress.episodes
         done = batch.get(NEXT_DONE)
-        self.returns.extend(batch.get(NEXT_EPISODE_RETURN)[done].tolist())
-        self.lengths.extend(batch.get(NEXT_EPISODE_LENGTH)[done].tolist())
+        self.returns.extend(torch.masked_select(batch.get(NEXT_EPISODE_RETURN), done).tolist())
+        self.lengths.extend(torch.masked_select(batch.get(NEXT_EPISODE_LENGTH), done).tolist())
         means = {"train/return_mean": _mean(self.returns), "train/length_mean": _mean(self.lengths)}
         return {**means, "log_pbar": True}
 
@@ -47,4 +48,4 @@ class LogReward(TrainerHookBase):
 
 
 def _mean(values: deque[float]) -> Gauge:
-    return Gauge(torch.tensor(values, dtype=torch.float64).mean())
+    return Gauge(math.fsum(values) / len(values))

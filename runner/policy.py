@@ -45,6 +45,8 @@ class Policy:
     def greedy(self, observation: np.ndarray) -> list[Any]:
         """The best actions for ``[N, *observation]``: numbers, or arrays where actions are vectors."""
         if self._numpy is not None and len(observation) <= MOST_NUMPY_ROWS:
+            if len(observation) == 1:  # a vector times a matrix costs less than a matrix of one row
+                return [self.choose(self._numpy(observation[0])).item()]
             return self.choose(self._numpy(observation)).tolist()
         return self._greedy_by_torch(observation)
 
