@@ -1,4 +1,4 @@
-"""The two ways a checkpoint's tensors are laid out in files: by torchsnapshot, or as one file of torch.save."""
+"""The two ways rows of bytes are laid out in files: by torchsnapshot, or as one file of torch.save."""
 
 import asyncio
 import hashlib
@@ -8,41 +8,25 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from math import prod
 from pathlib import Path
-from typing import IO, Any, NamedTuple, Protocol, cast
+from typing import IO, Any, Protocol, cast
 
 import torch
 from torch import Tensor
 
-Tensors = dict[str, Tensor]
-
-PACKED = "packed"
-LARGE_BYTES = 2**20
-"""From this size on a tensor has a file of its own, which is read straight into its place."""
-
-
-class TensorMeta(NamedTuple):
-    """What a tensor's bytes mean."""
-
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def nbytes(self) -> int:
-        return prod(self.shape) * self.dtype.itemsize
+from runner.checkpoint.rows import Tensors
 
 
 class Backend(Protocol):
-    """Writes tensors into an empty folder, and reads them back into ``into`` or into new CPU tensors.
+    """Writes rows of bytes, one or more and none of them empty, into an empty folder; reads them into rows given.
 
-    A write returns when every byte has been handed to the file system, because the tensors go on changing afterwards.
-    It returns SHA-256 digests of what files are to hold, by path, worked out from memory and not from what was written.
+    A write returns when every byte has been handed to the file system, because the rows may change afterwards. It
+    returns SHA-256 digests of what files are to hold, by path, worked out from memory and not from what was written.
     """
 
-    def write(self, folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]: ...
+    def write(self, folder: Path, rows: Tensors) -> dict[str, str]: ...
 
-    def read(self, folder: Path, metas: Mapping[str, TensorMeta], into: Mapping[str, Tensor]) -> Tensors: ...
+    def read(self, folder: Path, rows: Tensors) -> None: ...
 
 
 class TorchBackend:
@@ -50,27 +34,26 @@ class TorchBackend:
 
     FILE = "tensors.pt"
 
-    def write(self, folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    def write(self, folder: Path, rows: Tensors) -> dict[str, str]:
         with open(folder / self.FILE, "wb") as file:
             hashing = _HashingFile(file)
-            compact = {name: _compact(tensor) for name, tensor in tensors.items()}
-            torch.save(compact, cast(IO[bytes], hashing))  # torch only writes and flushes
+            torch.save(rows, cast(IO[bytes], hashing))  # torch only writes and flushes
         return {self.FILE: hashing.sha256.hexdigest()}
 
-    def read(self, folder: Path, metas: Mapping[str, TensorMeta], into: Mapping[str, Tensor]) -> Tensors:
+    def read(self, folder: Path, rows: Tensors) -> None:
         path = folder / self.FILE
         _refuse_compressed(path)
         stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        if not isinstance(stored, dict) or list(stored) != list(metas):
-            raise ValueError("the tensors in the file are not those of the skeleton")
-        for name, meta in metas.items():
-            tensor = stored[name]
-            if not isinstance(tensor, Tensor) or (tensor.dtype, tuple(tensor.shape)) != meta:
-                raise ValueError(f"{name}: not a {meta.dtype} tensor of shape {meta.shape}")
-        out = allocate(metas, into)
-        for name, tensor in out.items():
-            tensor.copy_(stored[name])
-        return out
+        if not isinstance(stored, dict) or list(stored) != list(rows):
+            raise ValueError("the rows in the file are not those of the skeleton")
+        for name, row in rows.items():
+            if not isinstance(stored[name], Tensor) or (stored[name].dtype, stored[name].shape) != (
+                row.dtype,
+                row.shape,
+            ):
+                raise ValueError(f"{name}: not a row of {len(row)} bytes")
+        for name, row in rows.items():
+            row.copy_(stored[name])
 
 
 class _HashingFile:
@@ -88,12 +71,6 @@ class _HashingFile:
         self._file.flush()
 
 
-def _compact(tensor: Tensor) -> Tensor:
-    """A CPU tensor that owns exactly its own numbers: torch.save writes the whole storage behind a view."""
-    tensor = tensor.cpu().contiguous()
-    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
-
-
 def _refuse_compressed(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
@@ -101,70 +78,29 @@ def _refuse_compressed(path: Path) -> None:
 
 
 class TorchSnapshotBackend:
-    """Files of plain bytes under ``0/state/``: one for each large tensor, and ``packed`` for all others, in order.
+    """One file per row, holding its plain bytes, under ``0/state/``."""
 
-    torchsnapshot gets rows of bytes: it refuses some types of tensors (uint16, float8), pickles others (complex), and
-    spends half a millisecond on each. Empty tensors, which it cannot write, are in no row.
-    """
-
-    def write(self, folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
-        layout = _lay_out({name: tensor.nbytes for name, tensor in tensors.items()})
-        rows = {row: _joined([tensors[name] for name in names]) for row, names in layout.items()}
-        if not rows:
-            return {}
+    def write(self, folder: Path, rows: Tensors) -> dict[str, str]:
         _away_from_event_loops(lambda: _take(folder, rows))
         return {f"0/state/{path.name}": _digest(path, rows) for path in (folder / "0/state").iterdir()}
 
-    def read(self, folder: Path, metas: Mapping[str, TensorMeta], into: Mapping[str, Tensor]) -> Tensors:
-        layout = _lay_out({name: meta.nbytes for name, meta in metas.items()})
-        sizes = {row: sum(metas[name].nbytes for name in names) for row, names in layout.items()}
-        if sizes:
-            check_snapshot(folder, sizes)
-        out = allocate(metas, into)
-        straight = {row: out[names[0]] for row, names in layout.items() if row != PACKED}
-        straight = {row: tensor for row, tensor in straight.items() if tensor.is_contiguous()}
-        rows = {
-            row: _bytes(straight[row]) if row in straight else torch.empty(size, dtype=torch.uint8)
-            for row, size in sizes.items()
-        }
-        if rows:
-            _away_from_event_loops(lambda: _restore(folder, rows))
-        for row in rows.keys() - straight.keys():
-            parts = rows[row].split([metas[name].nbytes for name in layout[row]])
-            for name, part in zip(layout[row], parts, strict=True):
-                # A copy, because the part may begin where no number of its type can.
-                out[name].copy_(part.clone().view(metas[name].dtype).reshape(metas[name].shape))
-        return out
-
-
-def _lay_out(sizes: Mapping[str, int]) -> dict[str, list[str]]:
-    """The rows that a snapshot consists of, and the names of the tensors whose bytes each one strings together."""
-    layout: dict[str, list[str]] = {}
-    for index, (name, size) in enumerate(sizes.items()):
-        if size:
-            layout.setdefault(PACKED if size < LARGE_BYTES else f"t{index}", []).append(name)
-    return layout
-
-
-def _joined(tensors: list[Tensor]) -> Tensor:
-    rows = [_bytes(tensor.cpu().contiguous()) for tensor in tensors]
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
+    def read(self, folder: Path, rows: Tensors) -> None:
+        check_snapshot(folder, {name: len(row) for name, row in rows.items()})
+        _away_from_event_loops(lambda: _restore(folder, rows))
 
 
 def _digest(path: Path, rows: Tensors) -> str:
     """What the file ``path`` is to hold: a row, or where torchsnapshot split it, the part from ``_<first byte>`` on."""
     name, _, begin = path.name.partition("_")
-    part = rows[name][int(begin or 0) :][: path.stat().st_size] if begin else rows[name]
-    return hashlib.sha256(memoryview(part.numpy())).hexdigest()
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1).view(torch.uint8)
+    part = rows[name][int(begin) :][: path.stat().st_size] if begin else rows[name]
+    return hashlib.sha256(part.numpy().data).hexdigest()
 
 
 def _torchsnapshot() -> Any:
     # With batching, small tensors share a file, and a damaged one restores in part without an error.
     os.environ["TORCHSNAPSHOT_DISABLE_BATCHING"] = "1"
+    # It need not look up how much memory there is for copies of tensors that lie in memory as they are written.
+    os.environ.setdefault("TORCHSNAPSHOT_PER_RANK_MEMORY_BUDGET_BYTES", str(2**30))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import torchsnapshot
@@ -226,17 +162,6 @@ def _check_entry(folder: Path, name: str, entry: dict[str, Any], size: int) -> N
         begin += sizes[0]
     if begin != size or (entry["dtype"], entry["shape"]) != ("torch.uint8", [size]):
         raise ValueError(f"{name}: the snapshot holds {begin} bytes instead of {size}")
-
-
-def allocate(metas: Mapping[str, TensorMeta], into: Mapping[str, Tensor]) -> Tensors:
-    """The caller's tensors where given, else new ones, to be filled."""
-    for name in into.keys() & metas.keys():
-        if (into[name].dtype, tuple(into[name].shape)) != metas[name] or into[name].device.type != "cpu":
-            raise ValueError(f"{name}: cannot restore {metas[name]} into {into[name].dtype} {tuple(into[name].shape)}")
-    return {
-        name: into[name].detach() if name in into else torch.empty(meta.shape, dtype=meta.dtype)
-        for name, meta in metas.items()
-    }
 
 
 BACKENDS: dict[str, Backend] = {"torchsnapshot": TorchSnapshotBackend(), "torch": TorchBackend()}

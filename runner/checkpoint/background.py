@@ -1,5 +1,6 @@
 """Work in a thread of its own, one piece at a time."""
 
+import time
 from collections.abc import Callable
 from threading import Thread
 from typing import Generic, TypeVar
@@ -40,6 +41,8 @@ class Background(Generic[Result]):
         return self._result
 
     def _run(self, work: Callable[[], Result]) -> None:
+        # Whoever started this thread waits until it runs, and then for the interpreter: 5 ms, if it were not given up.
+        time.sleep(1e-4)
         try:
             self._result = work()
         except Exception as error:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from runner.checkpoint.backends import BACKENDS, TensorMeta
+from runner.checkpoint.backends import BACKENDS
 from runner.checkpoint.manifest import (
     MAX_JSON_BYTES,
     SCHEMA,
@@ -21,6 +21,7 @@ from runner.checkpoint.manifest import (
     parse_json,
     read_small,
 )
+from runner.checkpoint.rows import TensorMeta, Tensors, Unpacking, pack
 from runner.checkpoint.tree import flatten, unflatten
 from runner.spec import Deferred
 
@@ -33,7 +34,7 @@ class Content(NamedTuple):
     """A state taken apart, and what the manifest says about it."""
 
     skeleton: Any
-    tensors: dict[str, Tensor]
+    tensors: Tensors
     fields: dict[str, Any]
 
     @property
@@ -58,7 +59,7 @@ class Copies:
     """CPU copies of a run's tensors, in memory that is used again for the next copies."""
 
     def __init__(self) -> None:
-        self._tensors: dict[str, Tensor] = {}
+        self._tensors: Tensors = {}
 
     def copy(self, content: Content) -> Content:
         """``content`` with tensors of its own, which the next call overwrites."""
@@ -81,7 +82,8 @@ def write(folder: Path, content: Content, backend: str) -> dict[str, str]:
         raise ValueError(f"the state besides its tensors has {len(raw)} bytes, more than {MAX_JSON_BYTES}")
     (folder / STATE).write_bytes(raw)
     (folder / PAYLOAD).mkdir()
-    digests = BACKENDS[backend].write(folder / PAYLOAD, content.tensors)
+    rows = pack(content.tensors)
+    digests = BACKENDS[backend].write(folder / PAYLOAD, rows) if rows else {}
     return {STATE: digest_of(raw), **{f"{PAYLOAD}/{file}": digest for file, digest in digests.items()}}
 
 
@@ -101,12 +103,20 @@ def read(folder: Path, manifest: dict[str, Any], into: Mapping[str, Tensor]) -> 
         declared_bytes = sum(meta.nbytes for meta in metas.values())
         if declared_bytes > stored_bytes:
             raise ValueError(f"declares tensors of {declared_bytes} bytes, where {stored_bytes} are stored")
-        state = unflatten(content["components"], BACKENDS[manifest["backend"]].read(folder / PAYLOAD, metas, into))
+        tensors = _read_tensors(folder / PAYLOAD, metas, into, manifest["backend"])
+        state = unflatten(content["components"], tensors)
         if not isinstance(state, dict) or list(state) != manifest["components"]:
             raise ValueError("its components are not those of the manifest")
     except Exception as error:  # whatever a file made up to do harm may raise; it is refused, and the next one tried
         raise DamagedError(STATE, f"cannot be read back: {type(error).__name__}: {error}".splitlines()[0]) from error
     return state
+
+
+def _read_tensors(folder: Path, metas: Mapping[str, TensorMeta], into: Mapping[str, Tensor], backend: str) -> Tensors:
+    unpacking = Unpacking(metas, into)
+    if unpacking.rows:
+        BACKENDS[backend].read(folder, unpacking.rows)
+    return unpacking.finish()
 
 
 def _meta(dtype: str, shape: list[int]) -> TensorMeta:

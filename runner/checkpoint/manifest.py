@@ -161,8 +161,8 @@ def _refuse_constant(text: str) -> Any:
 
 def _sealed(fields: dict[str, Any]) -> bytes:
     """The one way to write these fields, ending in a digest of all others."""
-    digest = hashlib.sha256(json.dumps(fields, sort_keys=True, allow_nan=False).encode()).hexdigest()
-    return json.dumps({**fields, "digest": digest}, sort_keys=True, indent=1, allow_nan=False).encode() + b"\n"
+    raw = json.dumps(fields, sort_keys=True, allow_nan=False).encode()
+    return raw[:-1] + f', "digest": "{digest_of(raw)}"}}\n'.encode()
 
 
 def digest_of(raw: bytes | memoryview) -> str:

@@ -7,7 +7,7 @@ import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -73,8 +73,11 @@ class CheckpointStore:
 
     def folders(self) -> list[Path]:
         """The checkpoints there are, good or not, newest first; those with an unreadable manifest before all others."""
+        return [folder for _, folder in self._by_age()]
+
+    def _by_age(self) -> list[tuple["_Age", Path]]:
         found = (self.folder / name for name in self._names() if _NAME.fullmatch(name))
-        return sorted(found, key=_age, reverse=True)
+        return sorted(((_age(folder), folder) for folder in found), reverse=True)
 
     def _names(self) -> list[str]:
         """What is in the folder of the checkpoints; only one that was never made is the same as an empty one."""
@@ -156,10 +159,10 @@ class CheckpointStore:
 
     def _remove_stale(self) -> None:
         """Remove what killed processes left half-written; this process has nothing under way when it calls this."""
-        for path in self.folder.glob("*.tmp-*"):
-            match = _TEMPORARY.fullmatch(path.name)
+        for name in self._names():
+            match = _TEMPORARY.fullmatch(name)
             if match and (int(match[1]) == os.getpid() or not _is_alive(int(match[1]))):
-                shutil.rmtree(path, ignore_errors=True)
+                shutil.rmtree(self.folder / name, ignore_errors=True)
 
     def _take(self, state: Mapping[str, Any], counters: Mapping[str, Any], extra: Mapping[str, Any] | None) -> Content:
         own = {"backend": self.backend, "git": self._git, "counters": dict(counters), "extra": dict(extra or {})}
@@ -190,10 +193,10 @@ class CheckpointStore:
         return folder
 
     def _publish(self, temporary: Path, fields: dict[str, Any]) -> Path:
-        existing = self.folders()
-        if existing and self._is_same(existing[0], fields):
-            return existing[0]
-        fields["sequence"] = 1 + max((_sequence(folder) or 0 for folder in existing), default=0)
+        existing = self._by_age()
+        if existing and self._is_same(existing[0][1], fields):
+            return existing[0][1]
+        fields["sequence"] = 1 + max((age.sequence for age, _ in existing), default=0)
         write_manifest(temporary, fields)
         sync_tree(temporary)
         verify(temporary)
@@ -201,7 +204,8 @@ class CheckpointStore:
         os.rename(temporary, final)
         sync(self.folder)
         self._verified.add(final.name)
-        self._prune(final)
+        unreadable_last = sorted(existing, key=lambda one: one[0].is_unreadable)
+        self._prune([folder for _, folder in unreadable_last])
         return final
 
     def _is_same(self, folder: Path, fields: dict[str, Any]) -> bool:
@@ -219,10 +223,10 @@ class CheckpointStore:
         names = [f"step-{env_steps}"] + [f"step-{env_steps}.r{number}" for number in range(1, 1000)]
         return next(self.folder / name for name in names if not os.path.lexists(self.folder / name))
 
-    def _prune(self, newest: Path) -> None:
-        """Delete what is older than the ``keep`` newest good checkpoints; an unreadable manifest counts as oldest."""
-        good = 0
-        for folder in sorted(self.folders(), key=lambda folder: (folder != newest, _sequence(folder) is None)):
+    def _prune(self, folders: list[Path]) -> None:
+        """Delete the older ``folders`` that are not among the ``keep`` newest good ones; one was just written."""
+        good = 1
+        for folder in folders:
             if good >= self.keep:
                 # Renamed first, so that a kill halfway leaves no half-deleted checkpoint.
                 doomed = folder.with_name(f"{folder.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
@@ -240,18 +244,21 @@ class CheckpointStore:
         return True
 
 
-def _age(folder: Path) -> tuple[bool, int, int, int]:
-    sequence = _sequence(folder)
+class _Age(NamedTuple):
+    """A checkpoint's place in time; steps do not tell, where a second run was started in the same folder."""
+
+    is_unreadable: bool
+    sequence: int
+    step: int
+    repeat: int
+
+
+def _age(folder: Path) -> _Age:
     step, repeat = _NAME.fullmatch(folder.name).groups("0")  # type: ignore[union-attr]
-    return sequence is None, sequence or 0, int(step), int(repeat)
-
-
-def _sequence(folder: Path) -> int | None:
-    """A checkpoint's rank in time; steps do not tell, where a second run was started in the same folder."""
     try:
-        return int(read_manifest(folder)["sequence"])
+        return _Age(False, int(read_manifest(folder)["sequence"]), int(step), int(repeat))
     except (DamagedError, OSError):
-        return None
+        return _Age(True, 0, int(step), int(repeat))
 
 
 def _is_alive(pid: int) -> bool:

@@ -57,7 +57,9 @@ def _encode(value: Any, path: Path, tensors: dict[str, Tensor]) -> Any:
     if kind in (np.ndarray, np.memmap) or isinstance(value, np.generic):
         return _put("scalar" if isinstance(value, np.generic) else "array", _array_tensor(value, path), path, tensors)
     if kind in (list, tuple):
-        items = [_encode(item, (*path, str(index)), tensors) for index, item in enumerate(value)]
+        items = list(value)
+        if not all(map(_is_plain, items)):
+            items = [_encode(item, (*path, str(index)), tensors) for index, item in enumerate(items)]
         return items if kind is list else {TAG: "tuple", "items": items}
     if kind in _DICTS:
         return _encode_dict(value, path, tensors)
@@ -75,6 +77,12 @@ def _encode_dict(value: dict[Any, Any], path: Path, tensors: dict[str, Tensor]) 
     if TAG in value or any(type(key) is int for key in value):
         return {TAG: "dict", "items": [[_encode(key, path, tensors), part] for key, part in parts]}
     return dict(parts)
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether JSON holds ``value`` as it is; the states of generators are lists of hundreds of such."""
+    kind = type(value)
+    return kind in _PLAIN or (kind is int and -(2**63) < value < 2**63) or (kind is float and math.isfinite(value))
 
 
 def _encode_int(value: int) -> Any:

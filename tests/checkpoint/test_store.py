@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from runner.checkpoint.manifest import DamagedError, verify
+from runner.checkpoint.manifest import DamagedError, verify, write_manifest
 from runner.checkpoint.store import CheckpointStore
 from runner.spec import CheckpointError, Progress
 
@@ -220,8 +220,7 @@ def reseal(folder, **changes):
     manifest.pop("digest")
     raw = (folder / "state.json").read_bytes()
     manifest["files"]["state.json"] = {"bytes": len(raw), "sha256": hashlib.sha256(raw).hexdigest()}
-    digest = hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
-    (folder / "manifest.json").write_text(json.dumps(manifest | {"digest": digest}, sort_keys=True, indent=1) + "\n")
+    write_manifest(folder, manifest)
 
 
 @pytest.mark.parametrize(
