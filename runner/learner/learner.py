@@ -8,6 +8,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn, optim
 
 from runner.learner.approximation import Approximation
+from runner.learner.compiled import UpdateCompiler
 from runner.learner.gradients import with_own_memory
 from runner.learner.optimization import Optimization
 from runner.learner.tracing import GradientTracer, Recorded
@@ -16,6 +17,7 @@ from runner.types import Compile
 
 DEFAULT_MODULE = "default"
 
+Recorder = Callable[[TensorDictBase], Recorded | None]
 Networks = Mapping[str, Callable[..., Any]]
 
 
@@ -59,7 +61,8 @@ class Learner:
     Args:
         modules: by id. With several, a batch is keyed by module id.
         progress: the run's counters, which say what is due and where schedules are.
-        compile: ``trace`` records the gradients of ``stackable`` losses once; see :mod:`runner.learner.tracing`.
+        compile: how updates by ``stackable`` losses are computed; see :mod:`runner.learner.tracing` and
+            :mod:`runner.learner.compiled`. With ``update``, :meth:`compute_losses` moves the weights already.
     """
 
     def __init__(
@@ -69,21 +72,23 @@ class Learner:
         _check_owners(self.modules)
         self.progress = progress or Progress()
         self._callables = {module_id: _callables(module.networks) for module_id, module in self.modules.items()}
-        self._tracers = self._make_tracers() if compile != "none" else {}
+        self._recorders: dict[Optimization, list[Recorder]] = {}
         self._recorded: dict[Optimization, Recorded] = {}
+        for module_id, module in self.modules.items():
+            for optimization in module.optimizations:
+                self._recorders[optimization] = self._make_recorders(compile, module_id, optimization)
 
-    def _make_tracers(self) -> dict[Optimization, GradientTracer]:
-        """One for each optimization whose losses are pure functions; gradients made otherwise need autograd's graph."""
-        if type(self).compute_gradients is not Learner.compute_gradients:
-            return {}
-        return {
-            one: GradientTracer(
-                partial(self._outputs, module_id, one), _all_networks(module), one, module.loss.hyper_parameters
-            )
-            for module_id, module in self.modules.items()
-            if getattr(module.loss, "stackable", False)
-            for one in module.optimizations
-        }
+    def _make_recorders(self, compile: Compile, module_id: str, optimization: Optimization) -> list[Recorder]:
+        """What may compute the updates in place of autograd, best first; only losses that are pure functions can be."""
+        loss = self.modules[module_id].loss
+        is_own = type(self).compute_gradients is not Learner.compute_gradients
+        if compile == "none" or is_own or not getattr(loss, "stackable", False):
+            return []
+        evaluate, networks = partial(self._outputs, module_id, optimization), _all_networks(self.modules[module_id])
+        tracer = GradientTracer(evaluate, networks, optimization, loss.hyper_parameters)
+        if compile == "trace":
+            return [tracer]
+        return [UpdateCompiler(evaluate, networks, optimization, loss.hyper_parameters), tracer]
 
     @classmethod
     def from_loss_module(
@@ -126,6 +131,10 @@ class Learner:
 
     def _update(self, optimization: Optimization, losses: TensorDictBase) -> dict[str, Tensor]:
         metrics = _loss_metrics(losses)
+        recorded = self._recorded.get(optimization)
+        if recorded is not None and recorded.gradients is None:
+            optimization.follow()
+            return {**metrics, **self._recorded.pop(optimization).metrics}
         gradients = self.compute_gradients(optimization, losses)
         metrics.update(self.postprocess_gradients(optimization, gradients))
         self.apply_gradients(optimization, gradients)
@@ -134,7 +143,7 @@ class Learner:
     def compute_gradients(self, optimization: Optimization, losses: TensorDictBase) -> list[Tensor | None]:
         """Gradients for the optimization's own parameters; override to change them at their source."""
         recorded = self._recorded.pop(optimization, None)
-        if recorded is not None and recorded.is_of(losses):
+        if recorded is not None and recorded.gradients is not None and recorded.is_of(losses):
             return with_own_memory(recorded.gradients)
         return optimization.compute_gradients(losses)
 
@@ -154,8 +163,9 @@ class Learner:
         return batch if len(self.modules) == 1 else batch.get(module_id)
 
     def _evaluate(self, module_id: str, optimization: Optimization, batch: TensorDictBase) -> TensorDictBase:
-        tracer = self._tracers.get(optimization)
-        recorded = tracer(batch) if tracer is not None else None
+        optimization.set_lr(self.progress.env_steps)
+        answers = (recorder(batch) for recorder in self._recorders[optimization])
+        recorded = next((answer for answer in answers if answer is not None), None)
         if recorded is None:
             losses = self._outputs(module_id, optimization, batch)
         else:

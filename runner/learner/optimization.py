@@ -137,7 +137,7 @@ class Optimization:
 
         A schedule over env steps sets the rate before the step.
         """
-        self._set_lr(env_steps)
+        self.set_lr(env_steps)
         if gradients:
             self._step(gradients)
         for parameter in self.parameters:
@@ -147,12 +147,17 @@ class Optimization:
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
+        self.follow()
+
+    def follow(self) -> None:
+        """After a step: move a torch scheduler and the targets on."""
         if isinstance(self.schedule, LRScheduler):
             self.schedule.step()
         for target in self.targets:
             target.update()
 
-    def _set_lr(self, env_steps: int) -> None:
+    def set_lr(self, env_steps: int) -> None:
+        """Set the learning rate of the next step by the schedule over env steps, if it is one."""
         if self.schedule is None or isinstance(self.schedule, LRScheduler):
             return
         for group, initial in zip(self.optimizer.param_groups, self._initial_lrs, strict=True):

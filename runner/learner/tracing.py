@@ -7,7 +7,7 @@ program makes the very same kernel calls in the same order: its results are thos
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import BuiltinFunctionType, MethodDescriptorType
+from types import BuiltinFunctionType, MappingProxyType, MethodDescriptorType
 from typing import Any, NamedTuple
 
 import torch
@@ -28,40 +28,49 @@ Evaluate = Callable[[TensorDictBase], TensorDictBase]
 
 
 class Recorded(NamedTuple):
-    """What one update computed: ``loss_*`` with per-sample outputs, and the gradients of the optimization."""
+    """What one update computed: ``loss_*`` with per-sample outputs, and the gradients of the optimization.
+
+    Without gradients the weights have moved already, and ``metrics`` tell about it.
+    """
 
     losses: TensorDictBase
-    gradients: list[Tensor | None]
+    gradients: list[Tensor | None] | None
+    metrics: Mapping[str, Tensor] = MappingProxyType({})
 
     def is_of(self, losses: Mapping[str, Tensor] | TensorDictBase) -> bool:
         """Whether ``losses`` are these, and not what someone has made of them."""
         return all(losses.get(key, None) is value for key, value in self.losses.items() if key.startswith("loss"))
 
 
+class Inputs(NamedTuple):
+    """What a recorded function reads from a batch, and the batches it was recorded for."""
+
+    keys: list[NestedKey]
+    kinds: list[tuple[torch.Size, torch.dtype]]
+    present: set[NestedKey]
+    outputs: list[str]
+
+    def read(self, batch: TensorDictBase, present: set[NestedKey]) -> list[Tensor] | None:
+        """Its inputs, or ``None`` where the batch has other keys (but for what the loss leaves there) or shapes."""
+        if present.difference(self.outputs) != self.present:
+            return None
+        data = [batch.get(key) for key in self.keys]
+        return data if [(part.shape, part.dtype) for part in data] == self.kinds else None
+
+
 class Program(NamedTuple):
-    """A recorded function of parameters and data, and the circumstances under which it holds."""
+    """A recorded function of parameters and inputs."""
 
     run: Callable[..., Sequence[Tensor | None]]
-    parameters: list[Tensor]
-    keys: list[NestedKey]
-    data: list[tuple[torch.Size, torch.dtype]]
-    outputs: list[str]
-    given: set[NestedKey]
+    parameters: Sequence[Tensor]
+    inputs: Inputs
 
-    def __call__(self, batch: TensorDictBase) -> Recorded | None:
-        """Run for ``batch``; ``None`` if what it reads is not of the shapes and types it was recorded with."""
-        data = [batch.get(key) for key in self.keys]
-        if [(part.shape, part.dtype) for part in data] != self.data:
-            return None
+    def __call__(self, data: Sequence[Tensor]) -> Recorded:
+        outputs = self.inputs.outputs
         with torch.no_grad():
             values = self.run(*self.parameters, *data)
-        count = len(self.outputs)
-        losses = TensorDict(dict(zip(self.outputs, values[:count], strict=True)), batch_size=[])
-        return Recorded(losses, list(values[count:]))
-
-    def is_for(self, keys: set[NestedKey]) -> bool:
-        """Whether these are the keys of the batch it was recorded with, besides what the loss itself leaves there."""
-        return keys.difference(self.outputs) == self.given
+        losses: Any = dict(zip(outputs, values[: len(outputs)], strict=True))
+        return Recorded(TensorDict(losses, batch_size=[]), list(values[len(outputs) :]))
 
 
 class GradientTracer:
@@ -84,7 +93,7 @@ class GradientTracer:
         settings: Mapping[str, Any],
     ) -> None:
         self.evaluate, self.optimization, self.settings = evaluate, optimization, settings
-        self._holder = _Holder(networks, evaluate)
+        self._holder = Holder(networks, evaluate)
         self._parameters = list(self._holder.parameters())
         self._modules = list(self._holder.modules())
         self._programs: list[Program] = []
@@ -98,12 +107,13 @@ class GradientTracer:
         if circumstances != self._circumstances:
             self._circumstances = circumstances
             self._programs.clear()
-        keys = set(batch.keys(include_nested=True, leaves_only=True))
+        present = leaves(batch)
         for program in self._programs:
-            recorded = program(batch) if program.is_for(keys) else None
-            if recorded is not None:
-                return recorded
-        return self._record(batch)
+            data = program.inputs.read(batch, present)
+            if data is not None:
+                return program(data)
+        self._record(batch)
+        return None
 
     def _look(self) -> Any:
         """What a program takes for given besides its inputs."""
@@ -119,14 +129,13 @@ class GradientTracer:
         if len(self._programs) >= MOST_PROGRAMS:
             return
         try:
-            with _unchanged_generators():
+            with unchanged_generators():
                 program = record(self._holder, self.optimization, batch)
-                mine = program(batch)
-                assert mine is not None
-            with _unchanged_generators():
+                mine = program([batch.get(key) for key in program.inputs.keys])
+            with unchanged_generators():
                 theirs = self.evaluate(batch)
                 gradients = self.optimization.compute_gradients(theirs)
-            if not _are_equal([*mine.losses.values(), *mine.gradients], [*theirs.values(), *gradients]):
+            if not _are_equal([*_values(mine.losses), *(mine.gradients or [])], [*_values(theirs), *gradients]):
                 raise ValueError("the recorded program computes something else")
             self._programs.append(program)
         except Exception as error:  # a loss is foreign code, and recording it may fail in any way
@@ -135,7 +144,7 @@ class GradientTracer:
             log.info("%s: updates are left to autograd (%s)", self.optimization.name, reason)
 
 
-class _Holder(nn.Module):
+class Holder(nn.Module):
     """All networks that a loss reads under one roof, so that one call can swap their parameters for others."""
 
     def __init__(self, networks: Sequence[nn.Module], evaluate: Evaluate) -> None:
@@ -152,7 +161,7 @@ def record(holder: nn.Module, optimization: Optimization, batch: TensorDictBase)
     names = [name for name, _ in holder.named_parameters()]
     parameters = list(holder.parameters())
     moved = [next(index for index, one in enumerate(parameters) if one is own) for own in optimization.parameters]
-    keys = list(batch.keys(include_nested=True, leaves_only=True))
+    keys = list(leaves(batch))
     outputs: list[str] = []
 
     def function(*inputs: Tensor) -> list[Tensor | None]:
@@ -166,15 +175,19 @@ def record(holder: nn.Module, optimization: Optimization, batch: TensorDictBase)
     stand_ins = [one.detach().requires_grad_(one.requires_grad) for one in parameters]
     graph = make_fx(function)(*stand_ins, *data)
     simplify(graph)
-    read = _drop_unread_inputs(graph, len(names))
-    return Program(
-        graph.forward,
-        parameters,
-        [keys[index] for index in read],
-        [(data[index].shape, data[index].dtype) for index in read],
-        outputs,
-        set(keys).difference(outputs),
-    )
+    read = drop_unread_inputs(graph, len(names), len(keys))
+    return Program(graph.forward, parameters, describe([keys[index] for index in read], batch, outputs))
+
+
+def describe(read: list[NestedKey], batch: TensorDictBase, outputs: list[str]) -> Inputs:
+    """The inputs of a function that was recorded for ``batch``, of which it reads some."""
+    kinds = [(batch.get(key).shape, batch.get(key).dtype) for key in read]
+    return Inputs(read, kinds, leaves(batch).difference(outputs), outputs)
+
+
+def leaves(batch: TensorDictBase) -> set[NestedKey]:
+    """The keys of all tensors in a batch."""
+    return set(batch.keys(include_nested=True, leaves_only=True))
 
 
 def simplify(module: fx.GraphModule) -> None:
@@ -212,19 +225,23 @@ def _call_binding(node: fx.Node) -> None:
         node.op, node.target = "call_method", name
 
 
-def _drop_unread_inputs(module: fx.GraphModule, num_parameters: int) -> list[int]:
-    """Take data inputs out that nothing reads; returns the positions, among the data, of those that stay."""
-    inputs = [node for node in module.graph.nodes if node.op == "placeholder"]
-    read = [index for index, node in enumerate(inputs[num_parameters:]) if node.users]
-    for node in inputs[num_parameters:]:
+def drop_unread_inputs(module: fx.GraphModule, start: int, count: int) -> list[int]:
+    """Take those of ``count`` inputs out that nothing reads; returns the positions, from ``start``, of the others."""
+    inputs = [node for node in module.graph.nodes if node.op == "placeholder"][start : start + count]
+    read = [index for index, node in enumerate(inputs) if node.users]
+    for node in inputs:
         if not node.users:
             module.graph.erase_node(node)
     module.recompile()
     return read
 
 
+def _values(losses: TensorDictBase) -> list[Tensor]:
+    return [losses.get(key) for key in losses.keys()]
+
+
 @contextmanager
-def _unchanged_generators() -> Iterator[None]:
+def unchanged_generators() -> Iterator[None]:
     """Let what runs inside draw random numbers without moving torch's generators on."""
     devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
     with torch.random.fork_rng(devices=devices):

@@ -52,9 +52,13 @@ def weights(learner):
     return [one.detach().clone() for one in learner.modules["default"].networks["q"].model.parameters()]
 
 
+def recorders(learner):
+    (found,) = learner._recorders.values()
+    return found
+
+
 def programs(learner):
-    (tracer,) = learner._tracers.values()
-    return tracer._programs
+    return recorders(learner)[-1]._programs
 
 
 def assert_same_updates(one, other, batches):
@@ -76,7 +80,7 @@ def test_recorded_updates_are_those_of_autograd_to_the_bit(double, function):
 
 
 def test_without_compile_nothing_is_recorded():
-    assert make_learner("none")._tracers == {}
+    assert recorders(make_learner("none")) == []
 
 
 def test_batches_of_another_shape_get_a_program_of_their_own_and_too_many_are_left_to_autograd():
@@ -175,7 +179,7 @@ def test_networks_with_buffers_are_left_to_autograd():
 def test_a_loss_that_does_not_say_it_is_pure_is_not_recorded():
     loss = DQNLoss(0.9, double=False, loss_function="l2")
     loss.stackable = False
-    assert make_learner(loss=loss)._tracers == {}
+    assert recorders(make_learner(loss=loss)) == []
 
 
 def test_a_learner_with_gradients_of_its_own_is_given_losses_with_a_graph():
