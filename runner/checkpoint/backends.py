@@ -2,7 +2,6 @@
 
 import asyncio
 import hashlib
-import json
 import os
 import warnings
 import zipfile
@@ -14,6 +13,7 @@ from typing import IO, Any, Protocol, cast
 import torch
 from torch import Tensor
 
+from runner.checkpoint.manifest import parse_json, read_small
 from runner.checkpoint.rows import Tensors
 
 
@@ -135,7 +135,7 @@ def check_snapshot(folder: Path, sizes: Mapping[str, int]) -> None:
 
     torchsnapshot would follow that index anywhere: to other folders, to pickled objects, to tensors of any size.
     """
-    index = json.loads((folder / ".snapshot_metadata").read_bytes())
+    index = parse_json(read_small(folder, ".snapshot_metadata"), ".snapshot_metadata")
     entries = index["manifest"]
     if index["world_size"] != 1 or set(entries) != {"0/state", *(f"0/state/{name}" for name in sizes)}:
         raise ValueError("the snapshot's index does not list the tensors of the skeleton")

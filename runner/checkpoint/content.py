@@ -13,9 +13,9 @@ from torch import Tensor
 
 from runner.checkpoint.backends import BACKENDS
 from runner.checkpoint.manifest import (
-    MAX_JSON_BYTES,
     SCHEMA,
     DamagedError,
+    check_size,
     digest_of,
     list_files,
     parse_json,
@@ -27,6 +27,10 @@ from runner.spec import Deferred
 
 STATE = "state.json"
 PAYLOAD = "payload"
+MAX_TENSORS = 100_000
+MAX_DIMENSIONS = 64
+MAX_SIZE = 2**48
+_DTYPES = {name: kind for name, kind in vars(torch).items() if isinstance(kind, torch.dtype)}
 _LIBRARIES = ("torch", "tensordict", "torchsnapshot", "numpy", "gymnasium")
 
 
@@ -78,8 +82,7 @@ def write(folder: Path, content: Content, backend: str) -> dict[str, str]:
     metas = {name: [str(part.dtype).removeprefix("torch."), list(part.shape)] for name, part in content.tensors.items()}
     encoded = json.dumps({"components": content.skeleton, "tensors": metas}, allow_nan=False, default=_work_out)
     raw = encoded.encode()
-    if len(raw) > MAX_JSON_BYTES:
-        raise ValueError(f"the state besides its tensors has {len(raw)} bytes, more than {MAX_JSON_BYTES}")
+    check_size(raw, "the state besides its tensors")
     (folder / STATE).write_bytes(raw)
     (folder / PAYLOAD).mkdir()
     rows = pack(content.tensors)
@@ -98,6 +101,8 @@ def read(folder: Path, manifest: dict[str, Any], into: Mapping[str, Tensor]) -> 
     """The state in a folder whose files are those of ``manifest``."""
     content = parse_json(read_small(folder, STATE), STATE)
     try:
+        if len(content["tensors"]) > MAX_TENSORS:
+            raise ValueError(f"declares more than {MAX_TENSORS} tensors")
         metas = {name: _meta(*entry) for name, entry in content["tensors"].items()}
         stored_bytes = sum(size for name, size in list_files(folder).items() if name.startswith(f"{PAYLOAD}/"))
         declared_bytes = sum(meta.nbytes for meta in metas.values())
@@ -120,10 +125,10 @@ def _read_tensors(folder: Path, metas: Mapping[str, TensorMeta], into: Mapping[s
 
 
 def _meta(dtype: str, shape: list[int]) -> TensorMeta:
-    kind = getattr(torch, dtype)
-    if not isinstance(kind, torch.dtype) or not all(type(size) is int and size >= 0 for size in shape):
-        raise ValueError(f"no tensor of type {dtype!r:.40} and shape {shape!r:.40}")
-    return TensorMeta(kind, tuple(shape))
+    # Looked up here and not in torch, which imports what it is asked for by some other names.
+    if len(shape) > MAX_DIMENSIONS or not all(type(size) is int and 0 <= size < MAX_SIZE for size in shape):
+        raise ValueError(f"no tensor of type {dtype!r:.40} has the shape {shape!r:.40}")
+    return TensorMeta(_DTYPES[dtype], tuple(shape))
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Mapping
@@ -11,7 +12,10 @@ from typing import Any
 MANIFEST = "manifest.json"
 SCHEMA = 2
 MAX_JSON_BYTES = 64 * 2**20
+MAX_ITEMS = 500_000
+"""Of lists and objects in a JSON file: each takes a hundred times the memory of the bytes it is written in."""
 MAX_FILES = 100_000
+MAX_SEQUENCE = 2**62
 _FIELDS: dict[str, type | tuple[type, ...]] = {
     "backend": str,
     "components": list,
@@ -30,7 +34,13 @@ class DamagedError(Exception):
     """A checkpoint that is not to be used: which of its files, and why."""
 
     def __init__(self, file: str, reason: str) -> None:
-        super().__init__(f"{file}: {reason}")
+        super().__init__(legible(f"{file}: {reason}"))
+
+
+def legible(text: str, most: int = 400) -> str:
+    """``text`` in one line, and nothing in it that a terminal obeys: what is read from a file may be made up."""
+    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:most])
+    return shown if len(text) <= most else f"{shown}..."
 
 
 def describe(folder: Path, digests: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
@@ -65,8 +75,7 @@ def list_files(folder: Path) -> dict[str, int]:
 def write_manifest(folder: Path, fields: dict[str, Any]) -> None:
     """Write the manifest with a digest of its own; refuses one that could not be read back."""
     raw = _sealed(fields)
-    if len(raw) > MAX_JSON_BYTES:
-        raise ValueError(f"the manifest would have {len(raw)} bytes")
+    check_size(raw, "the manifest")
     (folder / MANIFEST).write_bytes(raw)
 
 
@@ -84,6 +93,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for key, kind in _FIELDS.items():
         if not isinstance(fields.get(key), kind):
             raise DamagedError(MANIFEST, f"{key} is missing or of the wrong type")
+    if not 0 <= fields["sequence"] < MAX_SEQUENCE:
+        raise DamagedError(MANIFEST, "its sequence is out of range")
     _check_name(folder, fields["counters"])
     return fields
 
@@ -138,10 +149,19 @@ def read_small(folder: Path, name: str) -> bytes:
     return (folder / name).read_bytes()
 
 
+def check_size(raw: bytes, what: str) -> None:
+    """Raise ``ValueError`` for JSON that :func:`parse_json` would not take for its size."""
+    if len(raw) > MAX_JSON_BYTES:
+        raise ValueError(f"{what} has {len(raw)} bytes, more than {MAX_JSON_BYTES}")
+    if raw.count(b",") > MAX_ITEMS:
+        raise ValueError(f"{what} has more than {MAX_ITEMS} items")
+
+
 def parse_json(raw: bytes, name: str) -> Any:
-    """JSON without its surprises: no repeated keys, no nan or infinity, no endless nesting."""
+    """JSON without its surprises: no repeated keys, no nan or infinity, no endless nesting, not too much of it."""
     try:
-        return json.loads(raw, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        check_size(raw, "it")
+        return json.loads(raw, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise DamagedError(name, "is nested too deeply") from None
     except ValueError as error:
@@ -157,6 +177,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(text: str) -> Any:
     raise ValueError(f"{text} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_constant(text[:20])
 
 
 def _sealed(fields: dict[str, Any]) -> bytes:

@@ -71,6 +71,9 @@ class Unpacking:
                 dtype, shape = self._metas[name]
                 # A copy, because the part may begin where no number of its type can.
                 self._tensors[name].copy_(part.clone().view(dtype).reshape(shape))
+        for name, (dtype, _) in self._metas.items():
+            if dtype == torch.bool and (self._tensors[name].view(torch.uint8) > 1).any():
+                raise ValueError(f"{name}: a byte that is neither true nor false")  # torch would take it for granted
         return self._tensors
 
 

@@ -16,7 +16,7 @@ from runner.checkpoint.backends import BACKENDS
 from runner.checkpoint.background import Background
 from runner.checkpoint.content import Content, Copies, read, take, versions, write
 from runner.checkpoint.durable import make_folder, sync, sync_tree
-from runner.checkpoint.manifest import DamagedError, describe, read_manifest, verify, write_manifest
+from runner.checkpoint.manifest import DamagedError, describe, legible, read_manifest, verify, write_manifest
 from runner.hook import Interval
 from runner.spec import CheckpointError, Progress, StateDict
 from runner.types import Every, PositiveInt
@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 MAX_COPIED_BYTES = 2**30
 """A larger state is not copied, for which there may be no memory: the run waits until it is written."""
 
-_NAME = re.compile(r"step-(0|[1-9]\d{0,18})(?:\.r([1-9]\d{0,5}))?")
-_TEMPORARY = re.compile(r"step-.*\.tmp-(\d+)-[0-9a-f]+")
+_NAME = re.compile(r"step-(0|[1-9]\d{0,18})(?:\.r([1-9]\d{0,5}))?", re.ASCII)
+_TEMPORARY = re.compile(r"step-.*\.tmp-(\d+)-[0-9a-f]+", re.ASCII)
 
 
 class CheckpointStore:
@@ -137,7 +137,7 @@ class CheckpointStore:
         """
         self.finish()
         self.rejected = [
-            f"{self.folder / name} is not used: a checkpoint is called step-<env steps>"
+            f"{self.folder / legible(name)} is not used: a checkpoint is called step-<env steps>"
             for name in sorted(self._names())
             if not _NAME.fullmatch(name) and not _TEMPORARY.fullmatch(name)
         ]
@@ -162,7 +162,7 @@ class CheckpointStore:
         for name in self._names():
             match = _TEMPORARY.fullmatch(name)
             if match and (int(match[1]) == os.getpid() or not _is_alive(int(match[1]))):
-                shutil.rmtree(self.folder / name, ignore_errors=True)
+                _remove(self.folder / name)
 
     def _take(self, state: Mapping[str, Any], counters: Mapping[str, Any], extra: Mapping[str, Any] | None) -> Content:
         own = {"backend": self.backend, "git": self._git, "counters": dict(counters), "extra": dict(extra or {})}
@@ -231,7 +231,7 @@ class CheckpointStore:
                 # Renamed first, so that a kill halfway leaves no half-deleted checkpoint.
                 doomed = folder.with_name(f"{folder.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
                 os.rename(folder, doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+                _remove(doomed)
             else:
                 good += self._is_good(folder)
 
@@ -251,6 +251,14 @@ class _Age(NamedTuple):
     sequence: int
     step: int
     repeat: int
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or whatever lies in its place; ``rmtree`` would wait for ever for a pipe."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _age(folder: Path) -> _Age:

@@ -18,6 +18,8 @@ from torch import Tensor
 from runner.spec import Deferred
 
 MAX_DEPTH = 64
+MAX_INT_KEY = 2**60
+"""Keys from here on may be chosen so that they all collide, and a dict of them takes hours."""
 TAG = "$"
 _PLAIN = (type(None), bool, str)
 _DICTS = (dict, OrderedDict)
@@ -73,6 +75,8 @@ def _encode_dict(value: dict[Any, Any], path: Path, tensors: dict[str, Tensor]) 
     for key in value:
         if type(key) not in (str, int):
             raise TypeError(f"{_shown(path)}: a dict key of type {_name_of(type(key))}; keys are str or int")
+        if type(key) is int and abs(key) >= MAX_INT_KEY:
+            raise TypeError(f"{_shown(path)}: a dict key of 2**60 or more")
     parts = [(key, _encode(part, (*path, str(key)), tensors)) for key, part in value.items()]
     if TAG in value or any(type(key) is int for key in value):
         return {TAG: "dict", "items": [[_encode(key, path, tensors), part] for key, part in parts]}
@@ -141,7 +145,7 @@ def _decode_tagged(node: dict[str, Any], tensors: Mapping[str, Tensor], depth: i
     if kind == "tuple":
         return tuple(_decode(item, tensors, depth + 1) for item in node["items"])
     if kind == "dict":
-        return {_decode(key, tensors, depth + 1): _decode(part, tensors, depth + 1) for key, part in node["items"]}
+        return {_key(key): _decode(part, tensors, depth + 1) for key, part in node["items"]}
     if kind == "int":
         return int(node["hex"], 16)
     if kind == "float":
@@ -153,6 +157,12 @@ def _decode_tagged(node: dict[str, Any], tensors: Mapping[str, Tensor], depth: i
     if kind == "scalar":
         return tensors[node["name"]].numpy()[()]
     raise ValueError(f"unknown kind {kind!r:.40}")
+
+
+def _key(key: Any) -> str | int:
+    if type(key) is str or (type(key) is int and abs(key) < MAX_INT_KEY):
+        return key
+    raise ValueError(f"no key of a dict: {key!r:.40}")
 
 
 def _shown(path: Path) -> str:
