@@ -67,6 +67,10 @@ class Metrics:
         for logger in self.loggers:
             logger.flush()
 
+    def failure(self) -> str | None:
+        """Why the run cannot go on, where a logger has to write what nobody else keeps and cannot."""
+        return next((text for logger in self.loggers if (text := getattr(logger, "failure", None))), None)
+
     def close(self, status: str) -> None:
         for logger in self.loggers:
             logger.close(status)

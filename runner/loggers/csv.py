@@ -1,6 +1,7 @@
 """Metric rows as one wide table, ``metrics.csv``, that a resumed run continues byte for byte."""
 
 import csv
+import errno
 import hashlib
 import io
 import itertools
@@ -15,16 +16,21 @@ from typing import Any
 
 import numpy as np
 
+from runner.loggers.files import make_durable, open_regular, write_at
 from runner.spec import CLOCKS, Deferred, StateDict
 
 logger = logging.getLogger(__name__)
 
 WRITE_SECONDS = 2.0
 MAX_PENDING_ROWS = 100_000
+DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""Errors that do not go away by themselves, and that nobody but the user can mend."""
 
 
 class CSVLogger:
     """Writes ``metrics.csv``: the clocks first, then every metric as a column, in order of first appearance.
+
+    It is the record that needs no server: where the disk takes no more of it, ``failure`` says why the run has to end.
 
     Args:
         run: the run's folder, or anything with such a ``path``.
@@ -32,6 +38,7 @@ class CSVLogger:
 
     def __init__(self, run: Any) -> None:
         self.path = Path(getattr(run, "path", run)) / "metrics.csv"
+        self.failure: str | None = None
         self._pending: deque[dict[str, float]] = deque(maxlen=MAX_PENDING_ROWS)
         self._columns: list[str] = list(CLOCKS)
         self._rows = 0
@@ -55,25 +62,29 @@ class CSVLogger:
             return
         try:
             self._write()
-            self._is_failing = False
+            self.failure, self._is_failing = None, False
         except (OSError, ValueError, csv.Error) as error:
+            reason = getattr(error, "strerror", None) or error
             if not self._is_failing:
-                logger.warning("%s cannot be written (%s); training goes on, rows are kept in memory", self.path, error)
+                logger.warning("%s cannot be written (%s); its rows are kept in memory", self.path, reason)
             self._is_failing = True
+            if getattr(error, "errno", None) in DISK_FAILS:
+                self.failure = f"{self.path} cannot be written: {reason}"
 
     def close(self, status: str) -> None:
         self.flush()
 
     def state_dict(self) -> StateDict:
-        """How much has been written; a checkpoint's writer pushes that to the disk before it counts."""
+        """How much has been written, which a checkpoint's writer pushes to the disk first, and what could not be."""
         self.flush()
         committed = {"rows": self._rows, "bytes": self._bytes, "sha256": self._digest.hexdigest()}
-        return {**committed, "columns": list(self._columns), "is_durable": Deferred(self._push)}
+        kept = {"unwritten": list(self._pending)} if self._pending else {}
+        return {**committed, "columns": list(self._columns), "is_durable": Deferred(self._push), **kept}
 
     def _push(self) -> bool:
         """Push the rows to the disk; says whether they are there now."""
         try:
-            _sync(self.path)
+            make_durable(self.path)
         except OSError as error:
             if self._bytes:
                 logger.warning("%s cannot be pushed to the disk (%s); training goes on", self.path, error)
@@ -86,6 +97,7 @@ class CSVLogger:
         A file that does not begin with those very rows stays beside it under another name: it is all there is of them.
         """
         self._pending.clear()
+        self._pending.extend(state.get("unwritten", ()))
         self._columns, self._rows, self._bytes = list(CLOCKS), 0, 0
         if not state.get("rows"):
             return
@@ -96,7 +108,7 @@ class CSVLogger:
                 self._put_aside(_difference(state, rows, digest.hexdigest()))
                 self._take_over(rows, digest)
         except (OSError, ValueError, csv.Error) as error:
-            self._put_aside(f"cannot be continued ({error}); it is begun anew")
+            self._put_aside(f"cannot be continued ({getattr(error, 'strerror', None) or error}); it is begun anew")
         else:
             self._columns = columns
 
@@ -104,9 +116,8 @@ class CSVLogger:
         """Cut the file where it is, if it begins with just the bytes that it had."""
         if self.path.is_symlink():
             return False
-        with open(os.open(self.path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC), "r+b") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # cutting it would cut a file elsewhere
+        with open(open_regular(self.path, os.O_RDWR), "r+b") as file:
+            if os.fstat(file.fileno()).st_nlink > 1:  # cutting it would cut a file elsewhere
                 return False
             digest, left = hashlib.sha256(), int(state.get("bytes", 0))
             while left and (part := file.read(min(left, 2**20))):
@@ -135,13 +146,17 @@ class CSVLogger:
         """Write a file beside ours with this header and these rows, shorter ones filled up: how many, and a digest."""
         number, digest = 0, hashlib.sha256()
         self._new.unlink(missing_ok=True)
-        with open(self._new, "xb") as file:
-            for number, row in enumerate(itertools.chain([columns], rows)):  # noqa: B007
-                line = _text([row + [""] * (len(columns) - len(row))]).encode()
-                digest.update(line)
-                file.write(line)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(self._new, "xb") as file:
+                for number, row in enumerate(itertools.chain([columns], rows)):  # noqa: B007
+                    line = _text([row + [""] * (len(columns) - len(row))]).encode()
+                    digest.update(line)
+                    file.write(line)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:
+            self._new.unlink(missing_ok=True)  # half of a file may be what fills the disk
+            raise
         return number, digest
 
     def _take_over(self, rows: int, digest: Any) -> None:
@@ -170,11 +185,7 @@ class CSVLogger:
             logger.warning("%s %s; it could not be put aside (%s)", self.path, reason, error)
 
     def _append(self, text: bytes) -> None:
-        with open(self.path, "r+b") as file:
-            file.seek(self._bytes)  # over what a write that failed halfway may have left
-            file.write(text)
-            file.flush()
-            self._bytes = file.tell()
+        self._bytes = write_at(self.path, text, self._bytes)
         self._digest.update(text)
 
 
@@ -212,11 +223,3 @@ def _cell(value: Any) -> str:
         return str(int(value)) if isinstance(value, int | np.integer) else repr(float(value))
     except (TypeError, ValueError):  # not a number after all; better odd in the table than lost with its row
         return str(value)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

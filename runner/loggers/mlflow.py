@@ -1,35 +1,37 @@
-"""Metric rows, parameters and status as runs of MLflow, sent by a thread of its own."""
+"""Metric rows, parameters and status as runs of MLflow: written to a file here, sent from there by another process."""
 
 import logging
 import os
-import re
 import shlex
 import shutil
 import socket
 import sys
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.loggers.mlflow_client import Connection, Target
-from runner.loggers.outbox import Outbox, Spool
-from runner.spec import StateDict
+from runner.loggers.journal import JOURNAL, Journal, Row
+from runner.loggers.mlflow_client import FOLDER, MARK, address, flatten_parameters, is_run_id
+from runner.loggers.mlflow_process import Link
+from runner.loggers.mlflow_sender import STATUSES
+from runner.spec import CLOCKS, Deferred, StateDict
 
 logger = logging.getLogger(__name__)
 
-SEND_SECONDS = 5.0
+WRITE_SECONDS = 2.0
 CLOSE_SECONDS = 10.0
-LONGEST_CLOSE_SECONDS = 60.0
-RETRY_AT_CLOSE_SECONDS = 0.3
-ROWS_AT_ONCE = 100
-SPOOL = "mlflow-unsent.jsonl"
-STATUSES = {"done": "FINISHED", "crashed": "FAILED", "preempted": "KILLED"}
+START_SECONDS = 60.0
+"""Longest wait at the end of a run so short that MLflow is not yet imported on a busy machine."""
+PREEMPTED_SECONDS = 3.0
+MAX_TIMES = 1000
 
 
 class MLFlowLogger:
     """Shows a run in MLflow; whatever the server does, training neither waits nor fails, and each value arrives once.
+
+    Rows that the server does not have when the run ends stay in the run's folder: resuming the run, or
+    ``sync=<folder>``, sends them.
 
     Args:
         run: has ``path``, ``algo``, ``env``, ``seed``, ``config_hash``, ``git_sha``.
@@ -38,162 +40,130 @@ class MLFlowLogger:
     """
 
     def __init__(self, run: Any, tracking_uri: str | None = None, experiment: str | None = None) -> None:
-        self.uri = tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_uri()
-        self._run = run
-        self._target = Target(self.uri, experiment or f"{run.algo}-{run.env}", _name(Path(run.path)), _tags(run))
-        self._outbox = Outbox(Spool(Path(run.path) / SPOOL))
-        self._sender = Sender(self._target, self._outbox)
+        self.uri = address(tracking_uri)
+        self.unsent: str | None = None
+        self._run, self._experiment = run, experiment or f"{run.algo}-{run.env}"
+        self._journal = Journal(Path(run.path) / JOURNAL)
+        self._link = Link(self.uri, self._journal.path)
+        self._clock = RowClock()
+        self._next_write = 0.0
+        self._is_resumed = self._has_begun = self._is_closed = self._is_failing = False
 
     @property
     def run_id(self) -> str | None:
-        """MLflow's id of this run, or ``None`` until the server has given it one."""
-        return self._sender.run_id
+        """MLflow's id of this run, or ``None`` until it is known."""
+        return self._link.run_id
 
     def log_hparams(self, parameters: Mapping[str, Any]) -> None:
-        self._sender.parameters = dict(parameters)
-        self._sender.begin()
+        self._begin()
+        self._journal.add({"parameters": flatten_parameters(parameters)})
+        self.flush()
+        self._next_write = 0.0
 
     def log_row(self, row: Mapping[str, float]) -> None:
-        self._sender.begin()
+        self._begin()
         try:
-            self._outbox.add(row)
-        except (TypeError, ValueError) as error:
+            values = {key: float(value) for key, value in row.items() if key not in CLOCKS}
+            self._journal.add(self._clock.place(int(row.get("frames", row.get("env_steps", 0))), values))
+        except (TypeError, ValueError, OverflowError) as error:
             logger.warning("a row of metrics is not sent to MLflow: %s", error)
+        if time.monotonic() >= self._next_write:
+            self.flush()
 
     def flush(self) -> None:
-        """Ask for what waits to be sent now; does not wait for it."""
-        self._sender.hurry()
+        """Hand what was logged to the sending process; does not wait for it."""
+        if not self._has_begun or self._is_closed:
+            return
+        self._next_write = time.monotonic() + WRITE_SECONDS
+        self._write()
+        self._link.nudge()
 
     def close(self, status: str) -> None:
-        """Send what waits and set the run's status; after ten seconds of failure, what is unsent goes to a file."""
-        self._sender.end(STATUSES.get(status, "FAILED"))
+        """Let what waits be sent for some seconds, and the run's status; what is unsent then stays in the folder."""
+        if self._is_closed or not (self._has_begun or self._is_resumed):
+            return
+        self._begin()
+        self._write()
+        self._is_closed = True
+        is_hurried = status == "preempted"
+        patience = (PREEMPTED_SECONDS, PREEMPTED_SECONDS) if is_hurried else (CLOSE_SECONDS, START_SECONDS)
+        if self._link.close(STATUSES.get(status, "FAILED"), *patience) and not self._is_failing:
+            self._clear()
+            return
+        count = self._journal.rows - self._link.rows
+        command = f"{os.environ.get('HOOKLINE_COMMAND', 'python run.py')} sync={shlex.quote(_shown(self._run.path))}"
+        self.unsent = f"{count} rows of metrics are not in MLflow yet; to send them: {command}"
+        logger.warning("%s", self.unsent)
 
     def look(self) -> str:
         """What to type, or to open, to look at the run."""
         return look_command(self.uri)
 
     def state_dict(self) -> StateDict:
-        return {"run_id": self.run_id, **self._outbox.state_dict()}
+        if self._has_begun and not self._is_closed:
+            self._write()
+        return {"run_id": self.run_id, **self._clock.state_dict(), "is_durable": Deferred(self._journal.push)}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Go on with the run of ``state``, or of the folder where it names none; only before anything is logged."""
-        self._sender.resume(state.get("run_id") or getattr(self._run, "mlflow_run_id", None))
+        self._is_resumed = True
+        run_id = state.get("run_id") or getattr(self._run, "mlflow_run_id", None)
+        self._link.run_id = run_id if is_run_id(run_id) else None
         try:
-            self._outbox.load_state_dict(state)
+            self._clock.load_state_dict(state)
+            self._journal.cut(below=self._clock.rows)
         except (OSError, TypeError, ValueError) as error:
             logger.warning("rows of metrics that MLflow did not get yet are lost: %s", error)
+            self._clear()
 
-
-class Sender:
-    """The thread that talks to MLflow, from the first call of ``begin`` until ``end``."""
-
-    def __init__(self, target: Target, outbox: Outbox) -> None:
-        self.run_id: str | None = None
-        self.parameters: dict[str, Any] | None = None
-        self._target = target
-        self._outbox = outbox
-        self._connection: Connection | None = None
-        self._is_resumed = False
-        self._is_failing = False
-        self._was_tried = False
-        self._final_status: str | None = None
-        self._ended_at = float("inf")
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
-
-    def resume(self, run_id: str | None) -> None:
-        self._is_resumed = True
-        self.run_id = run_id if isinstance(run_id, str) and re.fullmatch(r"[0-9a-f]{32}", run_id) else None
-
-    def begin(self) -> None:
-        if self._thread is None:
-            if not self._is_resumed:
-                self._outbox.forget_spool()  # rows an earlier run in this folder left behind
-            self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
-            self._thread.start()
-
-    def hurry(self) -> None:
-        if not self._is_failing:
-            self._wake.set()
-
-    def end(self, status: str) -> None:
-        if self._thread is None and not self._is_resumed:
+    def _begin(self) -> None:
+        if self._has_begun:
             return
-        self.begin()
-        self._ended_at = time.monotonic()
-        self._final_status = status
-        self._wake.set()
-        while self._thread and self._thread.is_alive() and not self._is_too_late():
-            self._thread.join(0.1)
-        self._keep_unsent()
+        self._has_begun = True
+        if not self._is_resumed:
+            self._clear()  # rows that an earlier run in this folder left behind
+        named = {"experiment": self._experiment, "name": _name(Path(self._run.path)), "tags": _tags(self._run)}
+        self._journal.add({"run": named, "known": self._clock.times})
+        self._link.open(may_exist=self._is_resumed)
 
-    def _is_too_late(self) -> bool:
-        """Whether sending is over: a server that fails gets little time, and so does a run that is told to go."""
-        has_patience = not self._is_failing and self._final_status != "KILLED"
-        return time.monotonic() > self._ended_at + (LONGEST_CLOSE_SECONDS if has_patience else CLOSE_SECONDS)
-
-    def _keep_unsent(self) -> None:
+    def _write(self) -> None:
         try:
-            unsent = self._outbox.surrender()
+            self._journal.write()
+            self._is_failing = False
         except OSError as error:
-            logger.warning("rows of metrics that MLflow did not get are lost: %s", error)
-            return
-        if unsent:
-            where = self._outbox.spool.path
-            logger.warning("%d rows of metrics are not in MLflow; resuming the run sends them from %s", unsent, where)
+            if not self._is_failing:
+                logger.warning("%s cannot be written (%s); rows are kept in memory", self._journal.path, error)
+            self._is_failing = True
 
-    def _work(self) -> None:
-        delay_seconds = 1.0
-        while not self._is_too_late():
-            status = self._final_status
-            try:
-                self._send_all()
-                if status is not None:
-                    return self._finish(status)
-                self._is_failing, delay_seconds, wait_seconds = False, 1.0, SEND_SECONDS
-            except Exception as error:  # whatever it is, it must not reach the training thread
-                self._complain(error)
-                self._outbox.spill()
-                wait_seconds, delay_seconds = delay_seconds, min(2 * delay_seconds, 60.0)
-            self._wake.wait(wait_seconds if self._final_status is None else RETRY_AT_CLOSE_SECONDS)
-            self._wake.clear()
-
-    def _send_all(self) -> None:
-        connection = self._connect()
-        if self.parameters is not None:
-            connection.send_parameters(self.parameters)
-            self.parameters = None
-        spooled = list(self._outbox.spool.read())
-        for begin in range(0, len(spooled), ROWS_AT_ONCE):
-            connection.send(spooled[begin : begin + ROWS_AT_ONCE])
-        if spooled:
-            self._outbox.acknowledge_spool()
-        while rows := self._outbox.peek(ROWS_AT_ONCE):
-            connection.send(rows)
-            self._outbox.acknowledge(rows)
-
-    def _connect(self) -> Connection:
-        if self._connection is None:
-            was_tried, self._was_tried = self._was_tried, True
-            self._connection = Connection(self._target, self.run_id, self._is_resumed or was_tried)
-            self.run_id = self._connection.run_id
-        return self._connection
-
-    def _finish(self, status: str) -> None:
-        if self._connection is not None:
-            self._connection.finish(status)
-
-    def _complain(self, error: Exception) -> None:
-        if not self._is_failing:
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
-            where = self._target.uri
-            logger.warning("MLflow at %s fails; training goes on, metrics are kept for it (%s)", where, reason)
-        self._is_failing = True
+    def _clear(self) -> None:
+        try:
+            self._journal.clear()
+        except OSError as error:
+            logger.warning("%s cannot be removed: %s", self._journal.path, error)
 
 
-def default_uri() -> str:
-    """MLflow's SQLite file in the working directory's ``outputs``."""
-    return f"sqlite:///{Path('outputs').absolute() / 'mlflow.db'}"
+class RowClock:
+    """Numbers the rows of a run, and gives each a time of its own."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.times: list[int] = []
+        self._step = -1
+
+    def place(self, step: int, values: dict[str, float]) -> Row:
+        """The next row, at ``step``."""
+        now = max(int(time.time() * 1000), self.times[-1] + 1 if self.times else 0)
+        self.times = [*self.times[-MAX_TIMES:], now] if step == self._step else [now]
+        self._step, number, self.rows = step, self.rows, self.rows + 1
+        return Row(number, step, now, values)
+
+    def state_dict(self) -> StateDict:
+        """How many rows there were, and when those of the last step were logged."""
+        return {"rows": self.rows, "step": self._step, "times": list(self.times)}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        self.rows, self._step = int(state.get("rows", 0)), int(state.get("step", -1))
+        self.times = [int(timestamp) for timestamp in state.get("times", ())]
 
 
 def look_command(uri: str) -> str:
@@ -214,7 +184,13 @@ def _name(folder: Path) -> str:
     return f"{folder.parent.name}/{folder.name}" if is_job else folder.name
 
 
+def _shown(path: Path) -> str:
+    """The path as one would type it here."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def _tags(run: Any) -> dict[str, str]:
     facts = {"algo": run.algo, "env": run.env, "seed": run.seed, "config_hash": run.config_hash, "git_sha": run.git_sha}
-    facts |= {"host": socket.gethostname(), "folder": Path(run.path).absolute()}
-    return {f"hookline.{key}": str(value) for key, value in facts.items() if value is not None}
+    tags = {f"hookline.{key}": value for key, value in facts.items()} | {"hookline.host": socket.gethostname()}
+    tags |= {FOLDER: Path(run.path).absolute(), MARK: getattr(run, "record", {}).get("id")}
+    return {key: str(value) for key, value in tags.items() if value is not None}

@@ -5,14 +5,16 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from posixpath import normpath
 from typing import Any
 
-from runner.loggers.outbox import Row
+from runner.loggers.arrived import Arrived
+from runner.loggers.journal import Row
+from runner.text import legible
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,8 @@ _ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
 }
+MARK = "hookline.id"
+FOLDER = "hookline.folder"
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
@@ -42,31 +46,34 @@ class Target:
 
 
 class Connection:
-    """An MLflow run that rows can be sent to; made on the sending thread, because importing MLflow takes a second.
+    """An MLflow run that rows are sent to, each of their values once, whatever became of earlier tries.
 
     Args:
         run_id: the run to go on with; ``None``, or a run that the server does not have: a new one.
-        is_resumed: whether parts of the run may have been sent before.
+        may_exist: whether the run may have been made, or parts of it sent, before.
+        timestamps: of all rows that are, or will be, sent here.
     """
 
-    def __init__(self, target: Target, run_id: str | None, is_resumed: bool) -> None:
-        self._client = _open_client(target.uri)
-        self._known: dict[str, set[int]] = {}
-        self._sent_keys: set[str] = set()
-        run = self._find(target, run_id) if is_resumed else None
-        if run is None:
-            run = self._create(target)
-        else:
-            self._client.update_run(run.info.run_id, status="RUNNING")
-            self._sent_keys = set(run.data.metrics)
-        self._parameters: dict[str, str] = dict(run.data.params)
+    def __init__(
+        self, target: Target, run_id: str | None, may_exist: bool, timestamps: Callable[[], set[int]] = set
+    ) -> None:
+        self._client = open_client(target.uri)
+        run = self._find(target, run_id) if may_exist else None
+        is_new = run is None
+        run = run or self._create(target)
+        if not is_run_id(run.info.run_id):
+            raise ValueError(f"the server names a run {run.info.run_id!r:.60}, which is no id of a run")
         self.run_id: str = run.info.run_id
+        self._parameters: dict[str, str] = dict(run.data.params)
+        self._arrived = Arrived(lambda name: self._client.get_metric_history(self.run_id, name), timestamps)
+        if not is_new:
+            self._client.update_run(self.run_id, status="RUNNING")
+            self._arrived.doubt(run.data.metrics)
 
-    def send_parameters(self, parameters: Mapping[str, Any]) -> None:
+    def send_parameters(self, flat: Mapping[str, str]) -> None:
         """Parameters cannot change in MLflow; what a resumed run overrides becomes a tag beside them."""
         from mlflow.entities import Param, RunTag
 
-        flat = flatten_parameters(parameters)
         new = [Param(key, value) for key, value in flat.items() if key not in self._parameters]
         changed = {key: value for key, value in flat.items() if self._parameters.get(key, value) != value}
         tags = [RunTag(f"hookline.override.{key}"[:250], value) for key, value in changed.items()]
@@ -76,18 +83,25 @@ class Connection:
             self._client.log_batch(self.run_id, tags=tags[begin : begin + MAX_PARAMETERS])
         self._parameters |= flat
 
-    def send(self, rows: Iterable[Row]) -> None:
-        """Send the values that the server does not have from before the run was resumed."""
+    def send(self, rows: Sequence[Row]) -> None:
+        """Send the values that the server does not have; after an error it is asked what it has before any goes again.
+
+        MLflow takes the same value twice, and an answer that never came does not say whether the values did.
+        """
         from mlflow.entities import Metric
 
+        named = [(row, metric_name(key), value) for row in rows for key, value in row.values.items()]
         metrics = [
             Metric(name, value, row.timestamp_ms, row.step)
-            for row in rows
-            for name, value in ((metric_name(key), value) for key, value in row.values.items())
-            if row.step not in self._steps_of(name)
+            for row, name, value in named
+            if not self._arrived.has(name, row)
         ]
-        for begin in range(0, len(metrics), MAX_METRICS):
-            self._send_batch(metrics[begin : begin + MAX_METRICS])
+        try:
+            for begin in range(0, len(metrics), MAX_METRICS):
+                self._send_batch(metrics[begin : begin + MAX_METRICS])
+        except BaseException:
+            self._arrived.doubt({name for _, name, _ in named})
+            raise
 
     def finish(self, status: str) -> None:
         self._client.set_terminated(self.run_id, status)
@@ -102,18 +116,11 @@ class Connection:
                 raise
             # One bad value must not hold up all others for ever: halve the batch until it stands alone.
             if len(metrics) == 1:
-                logger.warning("MLflow refuses %s = %r: %s", metrics[0].key, metrics[0].value, _line(error))
+                logger.warning("MLflow refuses %s = %r: %s", metrics[0].key, metrics[0].value, first_line(error))
                 return
             middle = len(metrics) // 2
             self._send_batch(metrics[:middle])
             self._send_batch(metrics[middle:])
-
-    def _steps_of(self, name: str) -> set[int]:
-        """The steps at which the server had this metric when the run was resumed."""
-        if name not in self._known:
-            history = self._client.get_metric_history(self.run_id, name) if name in self._sent_keys else ()
-            self._known[name] = {metric.step for metric in history}
-        return self._known[name]
 
     def _find(self, target: Target, run_id: str | None) -> Any:
         from mlflow.exceptions import MlflowException
@@ -127,11 +134,12 @@ class Connection:
                     raise
                 logger.warning("MLflow at %s has no run %s; its metrics go on in a new one", target.uri, run_id)
                 return None
-        # Killed after the run was made, before its id was written down: the folder's name is on it.
+        # Killed after the run was made, or before its id arrived: a tag tells it from all others.
         experiment = self._client.get_experiment_by_name(target.experiment)
-        folder = target.tags.get("hookline.folder", "").replace("'", "")
+        tag = MARK if MARK in target.tags else FOLDER
+        value = target.tags.get(tag, "").replace("'", "")
         found = experiment and self._client.search_runs(
-            [experiment.experiment_id], f"tags.`hookline.folder` = '{folder}'", max_results=1
+            [experiment.experiment_id], f"tags.`{tag}` = '{value}'", max_results=1
         )
         return found[0] if found else None
 
@@ -168,6 +176,11 @@ def flatten_parameters(parameters: Mapping[str, Any], prefix: str = "") -> dict[
     return flat
 
 
+def is_run_id(text: Any) -> bool:
+    """Whether this can be MLflow's id of a run."""
+    return isinstance(text, str) and re.fullmatch(r"[0-9a-f]{32}", text) is not None
+
+
 def metric_name(key: str) -> str:
     """``key`` as a name that MLflow takes."""
     return normpath(_allowed(key)).lstrip("./") or "unnamed"
@@ -177,15 +190,35 @@ def _allowed(name: str) -> str:
     return re.sub(r"[^\w\-./ :]", "_", name, flags=re.ASCII)[:250]
 
 
-def _open_client(uri: str) -> Any:
+def prepare(with_database: bool = False) -> None:
+    """Import MLflow, which takes a second, and a second more with what a database needs."""
     for key, value in _ENVIRONMENT.items():
         os.environ.setdefault(key, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    import mlflow
+
+    if with_database:
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
+
+
+def open_client(uri: str) -> Any:
+    """MLflow's client of that address; an SQLite file is made where there is none."""
+    prepare()
     from mlflow import MlflowClient
 
     if (database := sqlite_path(uri)) is not None:
         create_database(database)
     return MlflowClient(tracking_uri=uri)
+
+
+def address(tracking_uri: str | None) -> str:
+    """Where MLflow is: as given, else as ``MLFLOW_TRACKING_URI`` says, else SQLite at ``outputs/mlflow.db``."""
+    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('outputs/mlflow.db').absolute()}"
+
+
+def needs_database(uri: str) -> bool:
+    """Whether MLflow opens a database at this address itself."""
+    return "://" in uri and not uri.startswith(("http:", "https:", "file:"))
 
 
 def sqlite_path(uri: str) -> Path | None:
@@ -241,5 +274,6 @@ def _artifacts(uri: str) -> str | None:
     return None if path is None else str(path.parent / "mlartifacts")
 
 
-def _line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+def first_line(error: BaseException) -> str:
+    """The error's message, in one line of at most 200 characters."""
+    return legible((str(error).splitlines() or [type(error).__name__])[0], most=200)

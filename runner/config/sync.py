@@ -1,0 +1,68 @@
+"""Sending MLflow the rows of a run that it did not get while the run went on; needs no torch."""
+
+import sys
+from pathlib import Path
+
+from runner.config.arguments import Arguments
+from runner.config.folder import check_folder
+from runner.config.report import COMMAND_LINE, Problem, Rejected
+from runner.loggers.journal import JOURNAL
+from runner.loggers.mlflow_client import address, first_line
+from runner.loggers.mlflow_sender import STATUSES, Message, Opening, Sender
+from runner.runs import RunFolder
+
+KEY = "sync="
+ADDRESS = "logger.mlflow.tracking_uri="
+
+
+def folder_to_sync(arguments: Arguments) -> Path | None:
+    """The folder of ``sync=<folder>``, if that is typed; nothing but MLflow's address may stand beside it."""
+    folders = [text.removeprefix(KEY) for text in arguments.overrides if text.startswith(KEY)]
+    others = [text for text in arguments.overrides if not text.startswith((KEY, ADDRESS))]
+    if not folders:
+        return None
+    if others or arguments.multirun:
+        words = f"sync=<folder> sends what is there; only {ADDRESS}... can be typed besides it"
+        raise Rejected([Problem(text, COMMAND_LINE, words, "leave it out") for text in others or ["-m"]])
+    return Path(folders[-1])
+
+
+def sync(arguments: Arguments, folder: Path) -> int:
+    """Send the rows that wait in a run's folder, and the run's status; the exit code says whether all arrived."""
+    typed = [text.removeprefix(ADDRESS) for text in arguments.overrides if text.startswith(ADDRESS)]
+    run = _open(folder)
+    try:
+        return _send(run, address(typed[-1] if typed else None))
+    finally:
+        run.unlock()
+
+
+def _open(folder: Path) -> RunFolder:
+    try:
+        check_folder(folder)
+        run = RunFolder.open(folder)
+        run.lock()
+    except ValueError as error:
+        raise Rejected([Problem(f"{KEY}{folder}", COMMAND_LINE, str(error))]) from None
+    return run
+
+
+def _send(run: RunFolder, uri: str) -> int:
+    journal = run.path / JOURNAL
+    if not journal.exists():
+        print("there is nothing to send: no rows of metrics wait in this folder")
+        return 0
+    sender = Sender(Opening(str(journal), uri, run.mlflow_run_id, may_exist=True), _ignore)
+    try:
+        sender.send_all()
+        sender.finish(STATUSES.get(run.record["status"], "KILLED"))
+    except Exception as error:  # whatever the server, or the folder, made of it
+        print(f"MLflow at {uri} fails ({first_line(error)}); the rows stay where they are", file=sys.stderr)
+        return 1
+    journal.unlink()
+    print(f"sent {sender.rows} rows of metrics to MLflow at {uri}")
+    return 0
+
+
+def _ignore(message: Message) -> None:
+    """What is told of the progress."""
