@@ -77,8 +77,10 @@ def _global_state() -> StateDict:
 def _load_global_state(state: dict[str, Any]) -> None:
     python = state["python"]
     random.setstate((python["version"], tuple(python["numbers"].tolist()), python["gauss"]))
-    position, has_gauss, cached = state["numpy"]["at"]
-    np.random.set_state(("MT19937", state["numpy"]["keys"].numpy().astype(np.uint32), position, has_gauss, cached))
+    keys, (position, has_gauss, cached) = state["numpy"]["keys"].numpy().astype(np.uint32), state["numpy"]["at"]
+    if type(position) is not int or not 0 <= position <= len(keys):  # numpy would read there, wherever that is
+        raise ValueError(f"numpy's generator has no position {position!r:.40}")
+    np.random.set_state(("MT19937", keys, position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runner.text import legible
+
 MANIFEST = "manifest.json"
 SCHEMA = 2
 MAX_JSON_BYTES = 64 * 2**20
@@ -35,12 +37,6 @@ class DamagedError(Exception):
 
     def __init__(self, file: str, reason: str) -> None:
         super().__init__(legible(f"{file}: {reason}"))
-
-
-def legible(text: str, most: int = 400) -> str:
-    """``text`` in one line, and nothing in it that a terminal obeys: what is read from a file may be made up."""
-    shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text[:most])
-    return shown if len(text) <= most else f"{shown}..."
 
 
 def describe(folder: Path, digests: Mapping[str, str] | None = None) -> dict[str, dict[str, Any]]:
@@ -93,6 +89,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     for key, kind in _FIELDS.items():
         if not isinstance(fields.get(key), kind):
             raise DamagedError(MANIFEST, f"{key} is missing or of the wrong type")
+    if not all(isinstance(version, str) for version in fields["versions"].values()):
+        raise DamagedError(MANIFEST, "its versions are of the wrong type")
     if not 0 <= fields["sequence"] < MAX_SEQUENCE:
         raise DamagedError(MANIFEST, "its sequence is out of range")
     _check_name(folder, fields["counters"])
@@ -113,7 +111,8 @@ def verify(folder: Path, with_hashes: bool = True) -> dict[str, Any]:
             if _digest_of_file(folder / name) != entry.get("sha256"):
                 raise DamagedError(name, "its SHA-256 is not the one in the manifest")
     except OSError as error:
-        raise DamagedError(os.path.basename(error.filename or folder), error.strerror or str(error)) from error
+        name = os.path.relpath(error.filename or folder, folder)
+        raise DamagedError(folder.name if name == "." else name, error.strerror or str(error)) from error
     return manifest
 
 

@@ -5,7 +5,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,9 +17,10 @@ from runner.checkpoint.backends import BACKENDS
 from runner.checkpoint.background import Background
 from runner.checkpoint.content import Content, Copies, read, take, versions, write
 from runner.checkpoint.durable import make_folder, sync, sync_tree
-from runner.checkpoint.manifest import DamagedError, describe, legible, read_manifest, verify, write_manifest
+from runner.checkpoint.manifest import DamagedError, describe, read_manifest, verify, write_manifest
 from runner.hook import Interval
 from runner.spec import CheckpointError, Progress, StateDict
+from runner.text import legible
 from runner.types import Every, PositiveInt
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,7 @@ class CheckpointStore:
             choices = " or ".join(BACKENDS)
             raise CheckpointError(f"CKPT_BACKEND={self.backend}: there is no such backend; choose {choices}")
         self.rejected: list[str] = []
+        self.saved_env_steps: int | None = None
         self._git = getattr(run, "git_sha", None)
         self._interval = Interval({**every}) if every else None
         self._verified: set[str] = set()
@@ -152,6 +155,7 @@ class CheckpointStore:
                 logger.warning(self.rejected[-1])
                 continue
             self._verified.add(folder.name)
+            self.saved_env_steps = manifest["counters"]["env_steps"]
             _warn_of_differences(folder, manifest)
             return state, manifest
         tried = "; ".join(self.rejected) or "there is none"
@@ -189,6 +193,7 @@ class CheckpointStore:
             raise CheckpointError(f"no checkpoint could be written in {self.folder}: {reason}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+        self.saved_env_steps = content.fields["counters"]["env_steps"]
         logger.info("saved %s", folder)
         return folder
 
@@ -284,4 +289,18 @@ def _warn_of_differences(folder: Path, manifest: dict[str, Any]) -> None:
     now = {"torch threads": torch.get_num_threads(), **versions()}
     changed = [f"{name} {then[name]} -> {now[name]}" for name in then if name in now and then[name] != now[name]]
     if changed:
-        logger.warning("%s: the run may not go on bit for bit, as there changed %s", folder, ", ".join(changed))
+        logger.warning(
+            "%s: the run may not go on bit for bit, as there changed %s", folder, legible(", ".join(changed))
+        )
+
+
+@contextmanager
+def naming_state_of(part: str) -> Iterator[None]:
+    """Whatever loading a state raises, that it was made up or is of another version, names the part it is of."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        words = legible(f"{type(error).__name__}: {error}")
+        raise CheckpointError(f"the checkpoint's state of {part} does not fit this run: {words}") from error
