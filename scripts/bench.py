@@ -1,175 +1,120 @@
-"""How fast a run is, and where its time goes: three rates, and microseconds per env step by phase.
+"""How fast a run is, where its time goes, and how that compares.
 
-    python scripts/bench.py [--steps N] [--repeats K] [override ...]     (default: CleanRL's DQN)
+    python scripts/bench.py                            three rates and the phases of a run (overrides may follow)
+    python scripts/bench.py --setup                    make the peers' environments, in .venvs
+    python scripts/bench.py --peers                    the same work by us and by each peer, in alternation
+    python scripts/bench.py --logging                  what CSV, MLflow and the progress bar cost
+    python scripts/bench.py --checkpoints              what checkpoints cost, and how long each one blocks the loop
+    python scripts/bench.py --start                    from the shell to the first env step and MLflow's first metric
+    python scripts/bench.py --replay                   add and sample, of ours, SB3's, and plain tensors
+    python scripts/bench.py --memmap                   a first and a second checkpoint of a buffer on disk
+    python scripts/bench.py --compile                  compile=update against eager
 
-Rates are of the steady state, after the warm-up, with the progress bar, CSV and MLflow on. CPU time counts all threads
-of the process, the loggers' too, and is what to compare on a machine that others use as well.
+What is compared takes turns, A B A B, and ratios are medians of those within a round: this machine's speed may change
+from one minute to the next. CPU us are CPU time of all threads of the process.
 """
 
 import argparse
 import os
-import statistics
 import sys
-import tempfile
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import torch
-
-from runner.config.arguments import parse_arguments
-from runner.config.assemble import Experiment, assemble
-from runner.config.check import check
-from runner.config.experiment import open_run
-
-PHASES = ("env", "policy", "store", "sample", "update", "hooks", "log")
+Arguments = argparse.Namespace
 
 
-class Measured(NamedTuple):
-    """Seconds of one stretch of a run, and how far it went."""
+def main() -> int:
+    arguments = make_parser().parse_args()
+    from scripts.benchmark.rounds import Failed
 
-    env_steps: int
-    updates: int
-    cpu: float
-    wall: float
+    try:
+        ACTIONS[arguments.action or "rates"](arguments)
+    except Failed as error:
+        print(f"\n{error}", file=sys.stderr)
+        return 1
+    return 0
 
-    def per_step(self) -> float:
-        return self.cpu / self.env_steps * 1e6
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group()
+    for action in ACTIONS:
+        if action != "rates":
+            what.add_argument(f"--{action}", dest="action", action="store_const", const=action)
+    parser.add_argument("--only", type=_names, metavar="A,B", help="these peers alone (--setup, --peers)")
+    parser.add_argument("--case", choices=["every10", "every1"], help="of --peers; both if not given")
+    parser.add_argument("--cleanrl", type=Path, metavar="DQN.PY", help="CleanRL's dqn.py, in place of our stand-in")
+    parser.add_argument("--steps", type=int, help="env steps of each run (or of each stretch)")
+    parser.add_argument("--rounds", "--repeats", type=int, help="how often each is measured, a seed for each round")
+    parser.add_argument("overrides", nargs="*", default=[], help="of our own runs")
+    return parser
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--steps", type=int, default=30_000, help="env steps of each measured stretch")
-    parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("overrides", nargs="*", default=[])
-    arguments = parser.parse_args()
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def rates(arguments: Arguments) -> None:
+    from scripts.benchmark.rates import measure_rates
+
     overrides = arguments.overrides or ["experiment=cleanrl_dqn_cartpole", "exploration.env_steps=25000"]
-    config = check(parse_arguments(overrides)).config
-    torch.set_num_threads(config["threads"])
-    print(f"{' '.join(overrides)}: {torch.get_num_threads()} threads, torch {torch.__version__}")
-    report(config, arguments.steps, arguments.repeats)
+    measure_rates(overrides, arguments.steps or 30_000, arguments.rounds or 3)
 
 
-def report(config: dict[str, Any], steps: int, repeats: int) -> None:
-    """Measure each rate ``repeats`` times in turn, then the phases once, and print both."""
-    kinds: dict[str, Callable[[], Measured]] = {
-        "env": lambda: collect(config, steps, is_random=True),
-        "env + inference": lambda: collect(config, steps, is_random=False),
-        "env + inference + training": lambda: train(config, steps)[0],
-    }
-    measured = {kind: [] for kind in kinds}  # type: dict[str, list[Measured]]
-    for _ in range(repeats):
-        for kind, measure in kinds.items():
-            measured[kind].append(measure())
-    for kind, rows in measured.items():
-        rates = [row.env_steps / row.wall for row in rows]
-        cpu = [row.per_step() for row in rows]
-        print(
-            f"{kind:<28}{statistics.median(rates):>10,.0f} env steps/s   "
-            f"{statistics.median(cpu):>7.1f} us CPU per env step ({min(cpu):.1f} to {max(cpu):.1f})"
-        )
-    total, phases, final_return = train(config, steps, is_split=True)
-    print(f"updates per env step {total.updates / total.env_steps:.3f}, final return {final_return:.0f}")
-    split = {**phases, "loop": total.wall - sum(phases.values())}
-    parts = "  ".join(f"{phase} {seconds / total.env_steps * 1e6:.1f}" for phase, seconds in split.items())
-    print(f"us wall per env step by phase: {parts}")
+def setup(arguments: Arguments) -> None:
+    from scripts.benchmark.setup import REQUIREMENTS, make_venvs
+
+    make_venvs(arguments.only or list(REQUIREMENTS))
 
 
-def collect(config: dict[str, Any], steps: int, is_random: bool) -> Measured:
-    """Play without learning: random actions only, or greedy ones only."""
-    epsilon = 1.0 if is_random else 0.0
-    exploration = {**config["exploration"], "start": epsilon, "end": epsilon}
-    experiment = assemble({**config, "exploration": exploration, "hooks": {}})
-    batches = iter(experiment.trainer.collector or ())
-    next(batches)
-    with stopwatch() as seconds:
-        played = 0
-        while played < steps:
-            played += next(batches).numel()
-    return Measured(played, 0, *seconds)
+def peers(arguments: Arguments) -> None:
+    from scripts.benchmark.versus import CASES, Settings, compare
+
+    standard = ["cleanrl" if arguments.cleanrl else "standin", "sb3", "torchrl", "tianshou"]
+    settings = Settings(
+        peers=arguments.only or standard,
+        rounds=arguments.rounds or 5,
+        cleanrl=arguments.cleanrl,
+        env_steps=arguments.steps,
+        overrides=tuple(arguments.overrides),
+    )
+    for name, case in CASES.items():
+        if arguments.case in (None, name):
+            compare(case, settings)
 
 
-def train(config: dict[str, Any], steps: int, is_split: bool = False) -> tuple[Measured, dict[str, float], float]:
-    """Train past the warm-up, then measure; with ``is_split`` also how the time divides into phases."""
-    with tempfile.TemporaryDirectory() as folder:
-        logger = {**config["logger"]}
-        if "mlflow" in logger:
-            logger["mlflow"] = {**logger["mlflow"], "tracking_uri": f"sqlite:///{folder}/mlflow.db"}
-        config = {**config, "logger": logger}
-        experiment = assemble(config, open_run(config, Path(folder), resume=False, algo="bench", env="bench"))
-        trainer = experiment.trainer
-        trainer.metrics.log_hparams(config)
-        _train_until(experiment, experiment.source.warmup + 2_000)
-        phases: defaultdict[str, float] = defaultdict(float)
-        if is_split:
-            split(experiment, phases)
-        before = trainer.progress.env_steps, trainer.progress.updates
-        with stopwatch() as seconds:
-            _train_until(experiment, trainer.progress.env_steps + steps)
-        progress = trainer.progress
-        measured = Measured(progress.env_steps - before[0], progress.updates - before[1], *seconds)
-        final_return = float(experiment.evaluation.run().returns.mean())
-        trainer.metrics.close("done")
-        return measured, {phase: phases[phase] for phase in PHASES}, final_return
+def switch(name: str) -> Callable[[Arguments], None]:
+    def compare(arguments: Arguments) -> None:
+        from scripts.benchmark.switches import compare_switch
+
+        compare_switch(name, arguments.steps, arguments.rounds or 5, arguments.overrides)
+
+    return compare
 
 
-def _train_until(experiment: Experiment, env_steps: int) -> None:
-    trainer = experiment.trainer
-    trainer.total_frames, trainer.stop_reason = env_steps * trainer.progress.frame_skip, None
-    trainer.checkpoint = None
-    trainer.train()
+def start(arguments: Arguments) -> None:
+    from scripts.benchmark.start import measure_start
+
+    measure_start(arguments.rounds or 10, arguments.overrides)
 
 
-def split(experiment: Experiment, phases: defaultdict[str, float]) -> None:
-    """Put a clock around the methods of each phase."""
-    trainer: Any = experiment.trainer
-    collector = trainer.collector
-    parts = {
-        "env": [(collector.environment, "step")],
-        "policy": [(collector, "_plan"), (collector.policy, "greedy")],
-        "store": [(trainer.source, "extend")],
-        "sample": [(trainer.source, "sample")],
-        "update": [(trainer.learner, "compute_losses"), (trainer.learner, "step")],
-        "log": [(trainer, "write_row"), (trainer.metrics, "add")],
-    }
-    for phase, methods in parts.items():
-        for owner, name in methods:
-            setattr(owner, name, clocked(getattr(owner, name), phase, phases))
-    learning = {"ReplayBufferTrainer", "OptimizerHook", "UpdateWeights"}
-    for operations in trainer._operations.values():
-        for index, one in enumerate(operations):
-            owner = getattr(one.operation, "__self__", one.operation)
-            if type(owner).__name__ not in learning:
-                operations[index] = one._replace(operation=clocked(one.operation, "hooks", phases))
+def replay(arguments: Arguments) -> None:
+    from scripts.benchmark.replay import measure_replay
+
+    measure_replay(arguments.rounds or 5)
 
 
-def clocked(function: Callable[..., Any], phase: str, phases: defaultdict[str, float]) -> Callable[..., Any]:
-    """The function, with its wall time added to its phase."""
-
-    def timed(*arguments: Any, **kwargs: Any) -> Any:
-        started = time.perf_counter()
-        try:
-            return function(*arguments, **kwargs)
-        finally:
-            phases[phase] += time.perf_counter() - started
-
-    return timed
-
-
-@contextmanager
-def stopwatch() -> Iterator[list[float]]:
-    """CPU and wall seconds of the block, in a list that is filled at its end."""
-    seconds: list[float] = []
-    cpu, wall = time.process_time(), time.perf_counter()
-    yield seconds
-    seconds += [time.process_time() - cpu, time.perf_counter() - wall]
-
+ACTIONS: dict[str, Callable[[Arguments], None]] = {
+    "rates": rates,
+    "setup": setup,
+    "peers": peers,
+    "start": start,
+    "replay": replay,
+    **{name: switch(name) for name in ("logging", "checkpoints", "compile")},
+}
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,7 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 from tests.structure.sources import Import, Source, imports_of
 
 LAYERS = {
-    0: ("runner.types", "runner.spec"),
+    0: ("runner.types", "runner.text", "runner.spec"),
     1: (
         "runner.returns",
         "runner.schedules",
@@ -28,7 +28,7 @@ LAYERS = {
     3: ("runner.losses", "runner.learner", "hooks"),
     4: ("runner.policy", "runner.collectors", "runner.evaluation", "runner.trainer"),
     5: ("runner.builders", "runner.config", "runner.sweeps", "runner.auto"),
-    6: ("run", "scripts", "runner.__main__"),
+    6: ("run", "scripts", "scripts.benchmark", "runner.__main__"),
 }
 """Every module belongs to one of these, by the longest matching name. A new one must be placed here."""
 
@@ -42,6 +42,7 @@ EXCEPTIONS = {
     # The constructor that users call takes a raw loss module, an optimizer and the name of a file.
     ("runner.trainer", "runner.learner"),
     ("runner.trainer", "runner.checkpoint"),
+    ("scripts", "scripts.benchmark"),  # scripts/bench.py is its command line
 }
 
 PARENT_LOSSES: dict[str, str] = {}
@@ -58,6 +59,9 @@ LATE_IMPORTS_IN = ("runner.config.main",)
 
 ROOT_PACKAGE = "runner"
 """Empty, and therefore without a layer."""
+
+ELSEWHERE = "scripts.benchmark.peers"
+"""Runs in the peers' virtual environments, with their dependencies."""
 
 DISTRIBUTIONS = {
     "annotated_types": "annotated-types",
@@ -125,7 +129,8 @@ def library_problems(sources: list[Source]) -> list[str]:
 
 def undeclared_problems(sources: list[Source], declared: set[str]) -> list[str]:
     """Imports of libraries that are not among the ``declared`` distributions (in lower case)."""
-    tops = [(source, imported, imported.name.split(".")[0]) for source, imported in _imports(sources)]
+    here = [source for source in sources if not source.name.startswith(ELSEWHERE)]
+    tops = [(source, imported, imported.name.split(".")[0]) for source, imported in _imports(here)]
     return [
         f"{source.path}:{imported.line}: {top} is no dependency of pyproject.toml"
         for source, imported, top in tops

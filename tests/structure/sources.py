@@ -34,8 +34,8 @@ class Import:
 
 
 def read_sources(root: Path) -> list[Source]:
-    """All of ``runner/``, ``hooks/``, ``run.py`` and ``scripts/*.py`` below ``root``."""
-    patterns = ("runner/**/*.py", "hooks/**/*.py", "run.py", "scripts/*.py")
+    """All of ``runner/``, ``hooks/``, ``run.py`` and ``scripts/`` below ``root``."""
+    patterns = ("runner/**/*.py", "hooks/**/*.py", "run.py", "scripts/**/*.py")
     paths = sorted(path.relative_to(root) for pattern in patterns for path in root.glob(pattern))
     return [_read(root, path) for path in paths]
 

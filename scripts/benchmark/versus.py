@@ -1,0 +1,147 @@
+"""The same work by us and by each peer, in alternation: ratios, costs and returns."""
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from scripts.benchmark.meter import Order, Work
+from scripts.benchmark.rounds import Process, Result, alternate, machine, median, paired, run, table
+from scripts.benchmark.setup import python_of
+
+OURS = "hookline"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Work that one of our recipes and CleanRL's arguments both describe."""
+
+    experiment: str
+    work: Work
+    title: str
+
+
+CASES = {
+    "every10": Case(
+        "cleanrl_dqn_cartpole",
+        Work(0, 200_000, [120, 84], batch_size=128, train_every=10, learning_starts=10_000),
+        "CleanRL's defaults: one update (120-84, batch 128) every 10 env steps",
+    ),
+    "every1": Case(
+        "dqn_cartpole_every_step",
+        Work(0, 30_000, [64, 64], batch_size=64, train_every=1, learning_starts=1_000),
+        "one update (64-64, batch 64) in every env step",
+    ),
+}
+
+PEERS = {
+    OURS: ("", "hookline", []),
+    "cleanrl": ("cleanrl", "cleanrl", []),
+    "standin": ("cleanrl", "standin", []),
+    "sb3": ("sb3", "sb3", []),
+    "torchrl": ("torchrl", "torchrl", []),
+    "torchrl-1000": ("torchrl", "torchrl", ["1000"]),
+    "tianshou": ("tianshou", "tianshou", []),
+}
+"""By the name that is typed: environment, module, further arguments."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is compared, and how often."""
+
+    peers: list[str]
+    rounds: int
+    cleanrl: Path | None = None
+    env_steps: int | None = None
+    overrides: tuple[str, ...] = ()
+
+
+def compare(case: Case, settings: Settings) -> None:
+    """Measure and print one table."""
+    work = replace(case.work, env_steps=settings.env_steps or case.work.env_steps)
+    names = [OURS, *settings.peers]
+    begin, end = work.window
+    print(f"\n{case.experiment}: {case.title}, {work.env_steps:,} env steps, 1 thread, {settings.rounds} seeds")
+    print(f"{machine()}; window: env steps {begin:,} to {end:,}")
+    measured = alternate({name: _measurement(name, case, work, settings) for name in names}, settings.rounds)
+    print(report(measured))
+
+
+def _measurement(name: str, case: Case, work: Work, settings: Settings) -> Callable[[int], Result]:
+    venv, module, extra = PEERS[name]
+    if name == OURS:
+        extra = [f"experiment={case.experiment}", *settings.overrides]
+    elif name == "cleanrl":
+        extra = [str(settings.cleanrl)]
+    process = Process(python_of(venv) if venv else Path(sys.executable), f"scripts.benchmark.peers.{module}")
+
+    def measure(index: int) -> Result:
+        return measure_run(process, replace(work, seed=index + 1), extra)
+
+    return measure
+
+
+def measure_run(process: Process, work: Work, extra: list[str]) -> Result:
+    """One run by one process; evaluation, which the peers only do for this table, is no part of its seconds."""
+    result = run(process, lambda folder: Order(work, str(folder / "result.json"), time.time(), extra).to_text())
+    result["shell"] -= result["evaluation_seconds"]
+    result["rate"] = result["env_steps"] / result["wall"]
+    result["cpu_us"] = result["cpu"] / result["env_steps"] * 1e6
+    return result
+
+
+def report(measured: dict[str, list[Result]]) -> str:
+    """A line for each contestant, then each one's rounds and versions."""
+    header = [
+        "run",
+        "env steps/s",
+        "CPU us/step",
+        "we: x faster (CPU)",
+        "x faster (wall)",
+        "shell s",
+        "1st step s",
+        "MB",
+        "return, training",
+        "return, greedy",
+    ]
+    rows = [_row(name, results, measured[OURS]) for name, results in measured.items()]
+    details = [line for name, results in measured.items() for line in _details(name, results, measured[OURS])]
+    return "\n".join([table(header, rows), *details])
+
+
+def _row(name: str, results: list[Result], ours: list[Result]) -> list[str]:
+    def middle(key: str) -> float:
+        return median([result[key] for result in results])
+
+    returns = [sum(result[key] for result in results) / len(results) for key in ("train_return", "eval_return")]
+    return [
+        name,
+        f"{middle('rate'):,.0f}",
+        f"{middle('cpu_us'):.1f}",
+        f"{median(ratios(ours, results, 'cpu_us')):.2f}",
+        f"{median(ratios(ours, results, 'wall')):.2f}",
+        f"{middle('shell'):.1f}",
+        f"{middle('first_step'):.1f}",
+        f"{middle('rss_mb'):.0f}",
+        *(f"{value:.0f}" for value in returns),
+    ]
+
+
+def ratios(ours: list[Result], theirs: list[Result], key: str) -> list[float]:
+    return paired([result[key] for result in ours], [result[key] for result in theirs])
+
+
+def _details(name: str, results: list[Result], ours: list[Result]) -> list[str]:
+    def texts(values: list[float], form: str) -> str:
+        return " ".join(format(value, form) for value in values)
+
+    versions = ", ".join(f"{package} {number}" for package, number in results[0]["versions"].items())
+    return [
+        f"{name}: CPU us/step {texts([result['cpu_us'] for result in results], '.1f')}"
+        f"; ratio CPU {texts(ratios(ours, results, 'cpu_us'), '.2f')}"
+        f"; wall {texts(ratios(ours, results, 'wall'), '.2f')}"
+        f"; returns {texts([result['train_return'] for result in results], '.0f')}"
+        f" (greedy {texts([result['eval_return'] for result in results], '.0f')}); {versions}"
+    ]

@@ -1,0 +1,94 @@
+"""That scripts/bench.py compares equal work, counts what it says it counts, and says what is missing."""
+
+import csv
+import inspect
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from runner.config.arguments import parse_arguments
+from runner.config.check import check
+from scripts.benchmark import rounds, setup, versus
+from scripts.benchmark.meter import Order, Work
+from tests.structure.sources import ROOT
+
+
+@pytest.mark.parametrize("case", versus.CASES.values(), ids=list(versus.CASES))
+def test_a_recipe_and_the_work_of_the_peers_are_the_same(case):
+    config, work = check(parse_arguments([f"experiment={case.experiment}"])).config, case.work
+    source, loss, exploration = config["source"], config["loss"], config["exploration"]
+    ours = Work(
+        seed=work.seed,
+        env_steps=work.env_steps,
+        hidden=config["network"]["hidden"],
+        batch_size=source["batch_size"],
+        train_every=config["collector"]["frames_per_batch"] // source["optim_steps"],
+        learning_starts=source["warmup"],
+        buffer_size=source["capacity"],
+        learning_rate=config["optimizer"]["lr"],
+        gamma=loss["gamma"],
+        target_every=config["target_updater"]["update_frequency"] * config["collector"]["frames_per_batch"],
+        exploration_fraction=exploration["env_steps"] / config["total_frames"],
+        final_epsilon=exploration["end"],
+    )
+    assert ours == work
+    assert (source["n_step"], source["gamma"], loss["double"], loss["loss_function"]) == (1, 0.99, False, "l2")
+    assert (exploration["start"], config["collector"]["init_random_frames"]) == (1.0, 0)
+    assert config["scheduler"] == {"_target_": "runner.schedules.Constant"}
+    adam = inspect.signature(torch.optim.Adam).parameters
+    assert config["optimizer"]["_target_"] == "runner.learner.optimizers.adam"
+    assert {name: config["optimizer"][name] for name in ("betas", "eps", "weight_decay")} == {
+        name: adam[name].default for name in ("betas", "eps", "weight_decay")
+    }
+
+
+def test_a_measured_run_counts_its_window_and_its_returns(tmp_path):
+    work = Work(3, 600, [8], batch_size=8, train_every=10, learning_starts=100, buffer_size=500)
+    extra = ["experiment=cleanrl_dqn_cartpole", "network.hidden=[8]", "checkpoint.every.env_steps=100", "saves"]
+    extra += [
+        "source.warmup=100",
+        "evaluation.final_episodes=2",
+        "logger=csv",
+        "log_every.env_steps=600",
+        "hooks.log_reward.window=20",
+    ]
+    order = Order(work, str(tmp_path / "result.json"), time.time(), extra)
+    command = [sys.executable, "-m", "scripts.benchmark.peers.hookline", order.to_text()]
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["env_steps"] == 300
+    assert result["cpu"] > 0
+    assert result["wall"] > 0
+    assert len(result["save_ms"]) == 5  # the last checkpoint is no part of the loop
+    (table,) = (tmp_path / "outputs").glob("*/*/metrics.csv")
+    with table.open() as file:
+        row = next(csv.DictReader(file))
+    assert result["train_return"] == pytest.approx(float(row["train/return_mean"]), rel=0.3)  # 60 env steps fewer
+
+
+def test_a_peer_without_its_environment_is_named_before_anything_is_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(setup, "VENVS", tmp_path)
+    settings = versus.Settings(["sb3"], rounds=1)
+    with pytest.raises(rounds.Failed, match=r"--setup --only sb3"):
+        versus.compare(versus.CASES["every10"], settings)
+
+
+def test_a_ratio_above_one_says_that_we_are_faster():
+    ours = [{"cpu_us": 50.0}, {"cpu_us": 100.0}, {"cpu_us": 50.0}]
+    theirs = [{"cpu_us": 100.0}, {"cpu_us": 300.0}, {"cpu_us": 500.0}]
+    assert versus.ratios(ours, theirs, "cpu_us") == [2.0, 3.0, 10.0]
+
+
+def test_a_slowdown_of_the_machine_between_rounds_leaves_the_median_ratio():
+    steady = versus.ratios([{"wall": 1.0}] * 3, [{"wall": 2.0}] * 3, "wall")
+    slowed = versus.ratios(
+        [{"wall": 1.0}, {"wall": 3.0}, {"wall": 1.0}], [{"wall": 2.0}, {"wall": 6.0}, {"wall": 2.0}], "wall"
+    )
+    assert steady == slowed
