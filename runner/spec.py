@@ -21,6 +21,8 @@ NEXT_STEPS = ("next", "steps")
 NEXT_EPISODE_RETURN = ("next", "episode_return")
 NEXT_EPISODE_LENGTH = ("next", "episode_length")
 
+LARGEST_COUNT = 2**62
+
 StateDict = dict[str, Any]
 
 
@@ -33,9 +35,11 @@ class Deferred:
 
     Args:
         work: returns what JSON can hold.
+        published: called once the checkpoint counts, with the number of checkpoints that there are then.
     """
 
     work: Callable[[], Any]
+    published: Callable[[int], None] = lambda kept: None
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,8 @@ class Progress:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name in self.state_dict():
+            if type(state[name]) not in (int, float) or not 0 <= state[name] < LARGEST_COUNT:
+                raise ValueError(f"{name} = {state[name]!r:.40} is no count")
             setattr(self, name, state[name])
 
 
@@ -175,6 +181,10 @@ class ConfigError(HooklineError):
     """The configuration cannot be run."""
 
     exit_code = 2
+
+
+class EnvFault(HooklineError):
+    """An environment raised, hung, or returned what it does not declare; the message names it, episode and step."""
 
 
 class CheckpointError(HooklineError):

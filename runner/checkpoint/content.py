@@ -77,24 +77,33 @@ class Copies:
         return last.copy_(tensor)
 
 
-def write(folder: Path, content: Content, backend: str) -> dict[str, str]:
-    """Write the state's files into the empty ``folder``; returns SHA-256 digests of what they are to hold, by path."""
+class Written(NamedTuple):
+    """What is in a folder: digests of what its files are to hold, by path, and the work that was done for it."""
+
+    digests: dict[str, str]
+    deferred: list[Deferred]
+
+
+def write(folder: Path, content: Content, backend: str) -> Written:
+    """Write the state's files into the empty ``folder``, and do what was left to be done at the time of writing."""
+    deferred: list[Deferred] = []
+
+    def work_out(value: Any) -> Any:  # JSON asks about what it does not know
+        if type(value) is not Deferred:
+            raise TypeError(f"{type(value).__name__} cannot be saved")
+        deferred.append(value)
+        return value.work()
+
     metas = {name: [str(part.dtype).removeprefix("torch."), list(part.shape)] for name, part in content.tensors.items()}
-    encoded = json.dumps({"components": content.skeleton, "tensors": metas}, allow_nan=False, default=_work_out)
+    encoded = json.dumps({"components": content.skeleton, "tensors": metas}, allow_nan=False, default=work_out)
     raw = encoded.encode()
     check_size(raw, "the state besides its tensors")
     (folder / STATE).write_bytes(raw)
     (folder / PAYLOAD).mkdir()
     rows = pack(content.tensors)
     digests = BACKENDS[backend].write(folder / PAYLOAD, rows) if rows else {}
-    return {STATE: digest_of(raw), **{f"{PAYLOAD}/{file}": digest for file, digest in digests.items()}}
-
-
-def _work_out(value: Any) -> Any:
-    """JSON's way to ask about what it does not know: what was left to be done at the time of writing."""
-    if type(value) is not Deferred:
-        raise TypeError(f"{type(value).__name__} cannot be saved")
-    return value.work()
+    paths = {f"{PAYLOAD}/{file}": digest for file, digest in digests.items()}
+    return Written({STATE: digest_of(raw), **paths}, deferred)
 
 
 def read(folder: Path, manifest: dict[str, Any], into: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +19,7 @@ from runner.checkpoint.content import Content, Copies, read, take, versions, wri
 from runner.checkpoint.durable import make_folder, sync, sync_tree
 from runner.checkpoint.manifest import DamagedError, describe, read_manifest, verify, write_manifest
 from runner.hook import Interval
-from runner.spec import CheckpointError, Progress, StateDict
+from runner.spec import CheckpointError, Deferred, Progress, StateDict
 from runner.text import legible
 from runner.types import Every, PositiveInt
 
@@ -130,13 +130,16 @@ class CheckpointStore:
         """
         return self._background.result()
 
-    def load(self, into: Mapping[str, Tensor] | None = None) -> tuple[dict[str, Any], dict[str, Any]]:
+    def load(
+        self, into: Mapping[str, Tensor] | None = None, accept: Callable[[dict[str, Any]], Any] = lambda state: None
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The state and the manifest of the newest checkpoint in which nothing is amiss, bit for bit as it was saved.
 
         Newer ones that were passed over are warned about, and listed in ``rejected``.
 
         Args:
             into: tensors by name (``component/key/...``) that are overwritten in place instead of new ones being made.
+            accept: called with a state found good; where it raises ``CheckpointError`` that checkpoint is passed over.
         """
         self.finish()
         self.rejected = [
@@ -150,7 +153,8 @@ class CheckpointStore:
             try:
                 manifest = verify(folder)
                 state = read(folder, manifest, into or {})
-            except DamagedError as damage:
+                accept(state)
+            except (DamagedError, CheckpointError) as damage:
                 self.rejected.append(f"checkpoint {folder} is not used: {damage}")
                 logger.warning(self.rejected[-1])
                 continue
@@ -186,8 +190,9 @@ class CheckpointStore:
             self._remove_stale()
             make_folder(self.folder)
             temporary.mkdir()
-            digests = write(temporary, content, self.backend)
-            folder = self._publish(temporary, {**content.fields, "files": describe(temporary, digests)})
+            written = write(temporary, content, self.backend)
+            fields = {**content.fields, "files": describe(temporary, written.digests)}
+            folder = self._publish(temporary, fields, written.deferred)
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(f"no checkpoint could be written in {self.folder}: {reason}") from error
@@ -197,7 +202,7 @@ class CheckpointStore:
         logger.info("saved %s", folder)
         return folder
 
-    def _publish(self, temporary: Path, fields: dict[str, Any]) -> Path:
+    def _publish(self, temporary: Path, fields: dict[str, Any], deferred: list[Deferred]) -> Path:
         existing = self._by_age()
         if existing and self._is_same(existing[0][1], fields):
             return existing[0][1]
@@ -211,6 +216,9 @@ class CheckpointStore:
         self._verified.add(final.name)
         unreadable_last = sorted(existing, key=lambda one: one[0].is_unreadable)
         self._prune([folder for _, folder in unreadable_last])
+        kept = sum(_NAME.fullmatch(name) is not None for name in self._names())
+        for one in deferred:
+            one.published(kept)
         return final
 
     def _is_same(self, folder: Path, fields: dict[str, Any]) -> bool:
