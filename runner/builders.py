@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn, optim
 
 from runner.collectors.in_process import InProcessCollector
+from runner.data.memmap import MemMapStorage
 from runner.data.replay import KEYS, Replay
 from runner.data.sampler import UniformSampler
 from runner.data.storage import TensorStorage
@@ -59,11 +60,21 @@ def make_replay_buffer(
     warmup: NonNegativeInt = 0,
     n_step: PositiveInt = 1,
     gamma: Discount = 0.99,
+    storage: Literal["tensor", "memmap"] = "tensor",
+    run: Any = None,
 ) -> Replay:
-    """A replay buffer that samples uniformly; ``gamma`` discounts within the ``n_step`` rewards it sums."""
+    """A replay buffer that samples uniformly; ``gamma`` discounts within the ``n_step`` rewards it sums.
+
+    Args:
+        storage: in memory, or in files of the folder ``run``, for buffers larger than memory.
+        run: a run's folder, or anything with such a ``path``.
+    """
+    if storage == "memmap" and device != "cpu":
+        raise ValueError(f"source.storage=memmap keeps rows for device=cpu; {device=!s} needs source.storage=tensor")
     sampler = UniformSampler(generator or torch.Generator())
+    keys = (*KEYS, NEXT_DONE)
     return Replay(
-        TensorStorage(capacity, (*KEYS, NEXT_DONE), device),
+        MemMapStorage(capacity, keys, run) if storage == "memmap" else TensorStorage(capacity, keys, device),
         sampler,
         batch_size=batch_size,
         optim_steps=optim_steps,
