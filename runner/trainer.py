@@ -217,8 +217,10 @@ class Trainer:
             self.write_row()
         stopping = self._should_stop()
         is_due = self.checkpoint is not None and self.checkpoint.due(self.progress)
-        if is_due or stopping:
+        if stopping:
             self.save_trainer(force_save=True)
+        elif is_due:
+            self._save_in_background()
         return stopping
 
     def _should_stop(self) -> bool:
@@ -311,24 +313,33 @@ class Trainer:
                 module.load_state_dict(state[name])
 
     def save_trainer(self, force_save: bool = False) -> Path | None:
-        """Save if it is due, or by force. Nothing happens without a place to save to."""
-        if self.checkpoint is None or not (force_save or self.checkpoint.due(self.progress)):
+        """Save by force, and return the checkpoint once it is on disk; or, if it is due, in the background."""
+        if self.checkpoint is None:
             return None
+        if force_save:
+            return self.checkpoint.save(*self._what_to_save())
+        if self.checkpoint.due(self.progress):
+            self._save_in_background()
+        return None
+
+    def _save_in_background(self) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint.save_in_background(*self._what_to_save())
+
+    def _what_to_save(self) -> tuple[StateDict, StateDict, StateDict]:
+        """The state, the counters and what else the manifest says; weights that are not finite are not saved."""
         self._count_seconds()
         if self.learner is not None:
             self.learner.check_finite()
         extra = {"env_mode": getattr(self.collector, "resume_mode", None)}
-        folder = self.checkpoint.save(self.state_dict(), self.progress.state_dict(), extra)
-        log.info("saved %s", folder)
-        return folder
+        return self.state_dict(), self.progress.state_dict(), extra
 
     def load_from_file(self, file: str | Path | None = None) -> "Trainer":
         """Load the newest good checkpoint at ``file``, or at the trainer's own place."""
         store = CheckpointStore(run=file) if file is not None else self.checkpoint
         if store is None:
             raise CheckpointError("nowhere to load from: give a path, or make the trainer with save_trainer_file")
-        state, _ = store.load()
-        self.load_state_dict(state)
+        store.load(accept=self.load_state_dict)
         return self
 
 

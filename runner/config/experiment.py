@@ -204,6 +204,8 @@ def _close_hooks(experiment: Experiment) -> None:
 
 def _close(experiment: Experiment) -> None:
     _close_hooks(experiment)
+    if experiment.trainer.checkpoint is not None:
+        experiment.trainer.checkpoint.finish()
     experiment.evaluation.close()
     collector = experiment.trainer.collector
     if collector is not None:

@@ -1,3 +1,5 @@
+import os
+import resource
 from itertools import count
 
 import pytest
@@ -90,18 +92,52 @@ def test_the_end_of_a_run_is_saved(tmp_path):
 def test_checkpoints_are_due_by_their_interval_and_the_last_two_stay(tmp_path):
     one = trainer(20, checkpoint=CheckpointStore(tmp_path, every={"env_steps": 8}))
     saved = []
-    one.checkpoint.save = note(one.checkpoint.save, saved)
+    one.checkpoint.save = note("awaited", one.checkpoint.save, saved)
+    one.checkpoint.save_in_background = note("in background", one.checkpoint.save_in_background, saved)
     one.train()
     # Batches of 4: multiples of 8 are crossed at 8 and 16, and the run ends at 20.
-    assert saved == ["step-8", "step-16", "step-20"]
+    assert saved == [("in background", 8), ("in background", 16), ("awaited", 20)]
     assert [folder.name for folder in one.checkpoint.folders()] == ["step-20", "step-16"]
 
 
-def note(save, saved):
-    def and_note(*arguments):
-        saved.append(save(*arguments).name)
+def note(how, save, saved):
+    def and_note(state, counters, extra):
+        saved.append((how, counters["env_steps"]))
+        return save(state, counters, extra)
 
     return and_note
+
+
+@pytest.fixture
+def full_disk():
+    """Files of more than 100 bytes cannot be written."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_run_that_cannot_save_goes_on_and_saves_when_it_can(tmp_path, full_disk, caplog):
+    one = trainer(20, checkpoint=CheckpointStore(tmp_path, every={"env_steps": 8}))
+
+    def free(batch):
+        if one.progress.env_steps == 12:
+            one.checkpoint.finish()
+            full_disk()
+
+    Call("post_steps_log", free).register(one, "free")
+    one.train()
+    assert [folder.name for folder in one.checkpoint.folders()] == ["step-20", "step-16"]
+    (warning,) = [record.getMessage() for record in caplog.records if "no checkpoint" in record.getMessage()]
+    assert "the run goes on" in warning
+
+
+def test_a_run_whose_last_save_fails_says_so(tmp_path, full_disk):
+    one = trainer(20, checkpoint=CheckpointStore(tmp_path))
+    with pytest.raises(CheckpointError, match="no checkpoint could be written") as caught:
+        one.train()
+    assert "\n" not in str(caught.value)
+    assert os.listdir(one.checkpoint.folder) == []
 
 
 def test_saving_is_only_done_when_due_or_forced(tmp_path):

@@ -70,6 +70,10 @@ def test_a_checkpoint_is_written_after_every_hook(tmp_path):
             tape.events.append("save")
             return super().save(*arguments)
 
+        def save_in_background(self, *arguments):
+            tape.events.append("save")
+            super().save_in_background(*arguments)
+
     one = trainer(12, checkpoint=Taped(tmp_path, every={"batches": 2}))
     tape.register(one)
     one.train()
