@@ -145,7 +145,10 @@ def read_small(folder: Path, name: str) -> bytes:
         raise DamagedError(name, "not a regular file")
     if status.st_size > MAX_JSON_BYTES:
         raise DamagedError(name, f"has {status.st_size} bytes, more than {MAX_JSON_BYTES}")
-    return (folder / name).read_bytes()
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise DamagedError(name, str(error.strerror)) from None
 
 
 def check_size(raw: bytes, what: str) -> None:

@@ -17,7 +17,7 @@ from runner.checkpoint.backends import BACKENDS
 from runner.checkpoint.background import Background
 from runner.checkpoint.content import Content, Copies, read, take, versions, write
 from runner.checkpoint.durable import make_folder, sync, sync_tree
-from runner.checkpoint.manifest import DamagedError, describe, read_manifest, verify, write_manifest
+from runner.checkpoint.manifest import MANIFEST, DamagedError, describe, read_manifest, verify, write_manifest
 from runner.hook import Interval
 from runner.spec import CheckpointError, Deferred, Progress, StateDict
 from runner.text import legible
@@ -60,6 +60,7 @@ class CheckpointStore:
         self._git = getattr(run, "git_sha", None)
         self._interval = Interval({**every}) if every else None
         self._verified: set[str] = set()
+        self._sequence = 0
         self._copies = Copies()
         self._background: Background[Path] = Background()
 
@@ -149,9 +150,11 @@ class CheckpointStore:
         ]
         for line in self.rejected:
             logger.warning("%s", line)
-        for folder in self.folders():
+        for age, folder in self._by_age():
             try:
                 manifest = verify(folder)
+                if age.is_unreadable:  # then it is here out of turn, and may be the oldest
+                    raise DamagedError(MANIFEST, "could not be read at first")
                 state = read(folder, manifest, into or {})
                 accept(state)
             except (DamagedError, CheckpointError) as damage:
@@ -160,12 +163,13 @@ class CheckpointStore:
                 continue
             self._verified.add(folder.name)
             self.saved_env_steps = manifest["counters"]["env_steps"]
+            self._sequence = max(self._sequence, age.sequence)
             _warn_of_differences(folder, manifest)
             return state, manifest
         tried = "; ".join(self.rejected) or "there is none"
         raise CheckpointError(f"no usable checkpoint in {self.folder}: {tried}")
 
-    def _remove_stale(self) -> None:
+    def remove_stale(self) -> None:
         """Remove what killed processes left half-written; this process has nothing under way when it calls this."""
         for name in self._names():
             match = _TEMPORARY.fullmatch(name)
@@ -187,7 +191,7 @@ class CheckpointStore:
         name = f"step-{content.fields['counters']['env_steps']}"
         temporary = self.folder / f"{name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
-            self._remove_stale()
+            self.remove_stale()
             make_folder(self.folder)
             temporary.mkdir()
             written = write(temporary, content, self.backend)
@@ -206,7 +210,8 @@ class CheckpointStore:
         existing = self._by_age()
         if existing and self._is_same(existing[0][1], fields):
             return existing[0][1]
-        fields["sequence"] = 1 + max((age.sequence for age, _ in existing), default=0)
+        self._sequence = 1 + max([self._sequence, *(age.sequence for age, _ in existing)])
+        fields["sequence"] = self._sequence
         write_manifest(temporary, fields)
         sync_tree(temporary)
         verify(temporary)
