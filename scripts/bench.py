@@ -107,12 +107,19 @@ def replay(arguments: Arguments) -> None:
     measure_replay(arguments.rounds or 5)
 
 
+def memmap(arguments: Arguments) -> None:
+    from scripts.benchmark.memmap import measure_memmap
+
+    measure_memmap(arguments.steps or 10_000_000, arguments.rounds or 3)
+
+
 ACTIONS: dict[str, Callable[[Arguments], None]] = {
     "rates": rates,
     "setup": setup,
     "peers": peers,
     "start": start,
     "replay": replay,
+    "memmap": memmap,
     **{name: switch(name) for name in ("logging", "checkpoints", "compile")},
 }
 

@@ -30,7 +30,7 @@ def measure_replay(rounds: int) -> None:
 
 def _measurement(python: Path, name: str) -> Callable[[int], Result]:
     process = Process(python, f"scripts.benchmark.peers.replay_{name}")
-    return lambda index: run(process, lambda folder: str(folder / "result.json"))
+    return lambda index: run(process, lambda folder: [str(folder / "result.json")])
 
 
 def _row(name: str, results: list[Result], ours: list[Result]) -> list[str]:

@@ -21,7 +21,7 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Process:
-    """Something to start: a module by its name, run by an interpreter, with one argument as text."""
+    """Something to start: a module by its name, run by an interpreter."""
 
     python: Path
     module: str
@@ -46,7 +46,7 @@ def environment(threads: int = 1) -> dict[str, str]:
     return {**kept, **texts, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": "", "PYTHONWARNINGS": "ignore"}
 
 
-def run(process: Process, order: Callable[[Path], str]) -> Result:
+def run(process: Process, arguments: Callable[[Path], list[str]]) -> Result:
     """Run one process in a folder of its own and return what it wrote to ``result.json`` there, and its seconds.
 
     Its errors go to a terminal, so that a progress bar is drawn as it is for a user.
@@ -54,7 +54,7 @@ def run(process: Process, order: Callable[[Path], str]) -> Result:
     with tempfile.TemporaryDirectory(prefix="hookline-bench-") as name:
         folder = Path(name)
         started = time.time()
-        command = [str(process.python), "-m", process.module, order(folder)]
+        command = [str(process.python), "-m", process.module, *arguments(folder)]
         code, errors = run_on_terminal(command, folder, process.seconds)
         seconds = time.time() - started
         result = folder / "result.json"

@@ -14,33 +14,34 @@ MODULE = "scripts.benchmark.peers.hookline"
 
 @dataclass(frozen=True)
 class Switch:
-    """Two sets of overrides; ``base`` is what ``changed`` is compared with."""
+    """Overrides by variant; each is compared with the first."""
 
     title: str
-    base: tuple[str, ...]
-    changed: tuple[str, ...]
+    variants: dict[str, tuple[str, ...]]
     env_steps: int
 
 
 SWITCHES = {
     "logging": Switch(
         "CSV, MLflow and all hooks, the progress bar among them, against none of them",
-        ("logger=[]", "hooks=[]"),
-        (),
+        {"off": ("logger=[]", "hooks=[]"), "on": ()},
         200_000,
     ),
     "checkpoints": Switch(
         "a checkpoint every 5,000 env steps, against none but the last",
-        (f"checkpoint.every.env_steps={NEVER}",),
-        ("checkpoint.every.env_steps=5000",),
+        {"last only": (f"checkpoint.every.env_steps={NEVER}",), "every 5000": ("checkpoint.every.env_steps=5000",)},
         500_000,
     ),
-    "compile": Switch("compile=update against eager", (), ("compile=update",), 500_000),
+    "compile": Switch(
+        "gradients by autograd, recorded once, or whole updates compiled",
+        {name: (f"compile={name}",) for name in ("none", "trace", "update")},
+        500_000,
+    ),
 }
 
 
 def compare_switch(name: str, env_steps: int | None, rounds: int, overrides: list[str]) -> None:
-    """Measure one switch on CleanRL's DQN and print what it costs."""
+    """Measure one switch on CleanRL's DQN and print what each variant costs."""
     switch, case = SWITCHES[name], CASES["every10"]
     work = replace(case.work, env_steps=env_steps or switch.env_steps)
     process = Process(Path(sys.executable), MODULE)
@@ -50,15 +51,15 @@ def compare_switch(name: str, env_steps: int | None, rounds: int, overrides: lis
         return lambda index: measure_run(process, replace(work, seed=index + 1), extra)
 
     print(f"\n{name}: {switch.title}; {case.experiment}, {work.env_steps:,} env steps, {rounds} rounds\n{machine()}")
-    measured = alternate({"without": measurement(switch.base), "with": measurement(switch.changed)}, rounds)
+    measured = alternate({kind: measurement(changes) for kind, changes in switch.variants.items()}, rounds)
     print(report(measured))
     if name == "checkpoints":
-        print(_blocked(measured["with"]))
+        print(_blocked(measured["every 5000"]))
 
 
 def report(measured: dict[str, list[Result]]) -> str:
-    """Both variants, then the cost in per cent: by CPU and by wall time, median and each round's."""
-    header = ["run", "env steps/s", "CPU us/step", "shell s", "return, greedy"]
+    """A line for each variant, then its cost against the first in per cent: the median of the rounds, and each."""
+    header = ["variant", "env steps/s", "CPU us/step", "shell s", "return, greedy"]
     rows = [
         [
             name,
@@ -69,16 +70,16 @@ def report(measured: dict[str, list[Result]]) -> str:
         ]
         for name, results in measured.items()
     ]
-    return "\n".join([table(header, rows), *(_cost(measured, key) for key in ("cpu", "wall", "shell"))])
+    base, *others = measured
+    costs = [_cost(name, measured[base], measured[name], key) for name in others for key in ("cpu", "wall", "shell")]
+    return "\n".join([table(header, rows), *costs])
 
 
-def _cost(measured: dict[str, list[Result]], key: str) -> str:
-    values = ([result[key] for result in measured[name]] for name in ("without", "with"))
-    ratios = paired(*values)
+def _cost(name: str, base: list[Result], changed: list[Result], key: str) -> str:
+    ratios = paired([result[key] for result in base], [result[key] for result in changed])
     each = " ".join(f"{100 * (ratio - 1):+.1f}" for ratio in ratios)
-    return (
-        f"cost by {key:<5} {100 * (median(ratios) - 1):+.1f} %  (rounds: {each}); {1 / median(ratios):.2f} x the speed"
-    )
+    middle = median(ratios)
+    return f"{name}: {100 * (middle - 1):+.1f} % {key} ({1 / middle:.2f} x the speed); rounds: {each}"
 
 
 def _blocked(results: list[Result]) -> str:
