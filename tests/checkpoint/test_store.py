@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from runner.checkpoint.backends import BACKENDS
 from runner.checkpoint.manifest import DamagedError, verify, write_manifest
 from runner.checkpoint.store import CheckpointStore
 from runner.spec import CheckpointError, Progress
@@ -359,6 +360,21 @@ def test_a_save_that_fails_leaves_no_trace_and_one_line(store):
     assert "\n" not in str(caught.value)
     assert os.listdir(store.folder) == ["step-10"]
     assert loaded_step(store) == 10
+
+
+def test_a_disk_that_holds_other_bytes_than_were_written_is_noticed_before_it_matters(store, monkeypatch):
+    first, second = save_at(store, 10, 20)
+    write = type(BACKENDS[store.backend]).write
+
+    def write_wrongly(self, folder, rows):
+        digests = write(self, folder, rows)
+        flip_bit(next(path for path in folder.rglob("*") if path.name in ("packed", "tensors.pt")))
+        return digests
+
+    monkeypatch.setattr(type(BACKENDS[store.backend]), "write", write_wrongly)
+    with pytest.raises(CheckpointError, match="SHA-256"):
+        save_at(store, 30)
+    assert sorted(os.listdir(store.folder)) == [first.name, second.name]
 
 
 def test_what_cannot_be_saved_is_named_and_nothing_is_written(store):

@@ -134,6 +134,27 @@ def test_an_older_checkpoint_still_has_its_rows_while_a_newer_one_is_there(tmp_p
         os.rename(newest, tmp_path / "away") if step == 11 else None
 
 
+def test_a_resumed_process_keeps_the_rows_of_checkpoints_made_before_it(tmp_path, small_blocks):
+    pair, store = Pair(tmp_path), CheckpointStore(tmp_path, keep=2)
+    pair.extend(5000)
+    store.save({"storage": pair.files.state_dict()}, {"env_steps": 1})
+    rows = rows_of(pair.files)
+    pair.files = resumed(tmp_path, store.load()[0]["storage"])
+    pair.extend(5000, 5000)
+    newest = store.save({"storage": pair.files.state_dict()}, {"env_steps": 2})
+    pair.extend(5000)
+    os.rename(newest, tmp_path / "away")
+    assert same_rows(resumed(tmp_path, store.load()[0]["storage"]).flat, rows)
+
+
+def test_what_was_written_after_the_checkpoint_is_cut_off(tmp_path):
+    pair = Pair(tmp_path).extend(3000)
+    state = saved(pair.files)
+    pair.extend(2000)
+    resumed(tmp_path, state)
+    assert (tmp_path / "replay" / "observation.rows").stat().st_size == 3000 * 12
+
+
 def blocks_on_disk(folder):
     return sum(path.stat().st_blocks * 512 for path in (folder / "replay").iterdir())
 
@@ -289,6 +310,15 @@ def test_a_run_in_memory_can_go_on_in_files_bit_for_bit(tmp_path, steps):
     assert pair.differences() == []
 
 
+def test_another_ring_in_memory_can_be_taken_over_later(tmp_path):
+    pair, other = Pair(tmp_path).extend(5000, 5000), Pair(tmp_path / "other").extend(7)
+    pair.files.load_state_dict(other.memory.state_dict())
+    other.files = pair.files
+    other.extend(5)
+    other.files = resumed(tmp_path, saved(other.files))
+    assert other.differences() == []
+
+
 def test_a_run_in_files_goes_on_in_files_and_with_its_capacity_only(tmp_path):
     state = saved(Pair(tmp_path).extend(100).files)
     with pytest.raises(CheckpointError, match=r"source\.storage=memmap only"):
@@ -313,15 +343,27 @@ def test_what_a_run_left_that_never_saved_is_begun_anew(tmp_path):
     assert (tmp_path / "replay" / "action.rows").stat().st_size == 20 * 8
 
 
-def test_a_checkpoint_costs_what_was_added_since_the_last_one(tmp_path, small_blocks, monkeypatch):
+@pytest.fixture
+def read(monkeypatch):
+    """How many bytes were read at a time."""
+    sizes, pread = [], os.pread
+    monkeypatch.setattr(os, "pread", lambda *arguments: sizes.append(arguments[1]) or pread(*arguments))
+    return sizes
+
+
+def test_a_checkpoint_costs_what_was_added_since_the_last_one(tmp_path, small_blocks, read):
     pair = Pair(tmp_path).extend(5000)
     saved(pair.files)
-    read = []
-    pread = os.pread
-    monkeypatch.setattr(os, "pread", lambda *arguments: read.append(arguments[1]) or pread(*arguments))
+    read.clear()
     pair.extend(10)
     saved(pair.files)
     assert sum(read) == 10 * 21
+
+
+def test_a_checkpoint_never_costs_more_than_the_ring(tmp_path, small_blocks, read):
+    pair = Pair(tmp_path).extend(*[500] * 200)
+    saved(pair.files)
+    assert sum(read) < 2 * CAPACITY * 21
 
 
 def test_without_a_folder_there_is_a_clear_error():
