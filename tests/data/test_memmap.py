@@ -312,6 +312,7 @@ def test_a_run_in_memory_can_go_on_in_files_bit_for_bit(tmp_path, steps):
 
 def test_another_ring_in_memory_can_be_taken_over_later(tmp_path):
     pair, other = Pair(tmp_path).extend(5000, 5000), Pair(tmp_path / "other").extend(7)
+    saved(pair.files)
     pair.files.load_state_dict(other.memory.state_dict())
     other.files = pair.files
     other.extend(5)
