@@ -10,6 +10,7 @@ import weakref
 from pathlib import Path
 
 BLOCK_BYTES = 2**20
+_sync = getattr(os, "fdatasync", os.fsync)  # macOS has only the latter
 
 
 class JournalError(Exception):
@@ -50,7 +51,7 @@ class Journal:
     def commit(self, begin: int, end: int) -> list[str]:
         """Push what was written before ``end`` to the disk; returns digests of the blocks from ``begin`` on."""
         try:
-            os.fdatasync(self.descriptor)
+            _sync(self.descriptor)
         except OSError as error:
             raise JournalError(self.path, f"cannot be written: {error.strerror}") from error
         return self._hash(begin, end)

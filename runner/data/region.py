@@ -9,6 +9,7 @@ from typing import Any
 
 MAP_FIXED = 0x10
 """Of Linux and macOS alike; Python's own mmap cannot put a mapping at a given place."""
+MAP_POPULATE = getattr(mmap, "MAP_POPULATE", 0)
 _READ, _READ_WRITE = mmap.PROT_READ, mmap.PROT_READ | mmap.PROT_WRITE
 
 
@@ -35,11 +36,15 @@ class Region:
         _map(self._address + begin, end - begin, _READ_WRITE, flags, -1, 0)
         self.view[begin:end] = content
 
-    def put_in_file(self, begin: int, end: int, descriptor: int, offset: int) -> None:
-        """Let the part show the file from ``offset`` on; what was in it is forgotten."""
+    def put_in_file(self, begin: int, end: int, descriptor: int, offset: int, is_cached: bool = False) -> None:
+        """Let the part show the file from ``offset`` on; what was in it is forgotten.
+
+        Args:
+            is_cached: the system has these bytes in memory, so that showing them all now is cheap.
+        """
         if begin < end:
-            place = self._address + begin
-            _map(place, end - begin, _READ_WRITE, mmap.MAP_SHARED | MAP_FIXED, descriptor, offset)
+            place, flags = self._address + begin, mmap.MAP_SHARED | MAP_FIXED | (MAP_POPULATE if is_cached else 0)
+            _map(place, end - begin, _READ_WRITE, flags, descriptor, offset)
             # Rows are drawn at random: what lies beside one on the disk is of no use.
             _library().madvise(place, end - begin, mmap.MADV_RANDOM)
 

@@ -64,7 +64,7 @@ class Ring:
         if end > self._open_from:
             place = lap * self._lap_bytes + self._open_from
             self.journal.write(self.region.view[self._open_from : end], place)
-            self.region.put_in_file(self._open_from, end, self.journal.descriptor, place)
+            self.region.put_in_file(self._open_from, end, self.journal.descriptor, place, is_cached=True)
             self._open_from = end
         if is_over:
             self._open_from = self._open_to = 0
