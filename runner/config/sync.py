@@ -7,7 +7,8 @@ from runner.config.arguments import Arguments
 from runner.config.folder import check_folder
 from runner.config.report import COMMAND_LINE, Problem, Rejected
 from runner.loggers.journal import JOURNAL
-from runner.loggers.mlflow_client import address, first_line
+from runner.loggers.mlflow_client import first_line
+from runner.loggers.mlflow_database import address
 from runner.loggers.mlflow_sender import STATUSES, Message, Opening, Sender
 from runner.runs import RunFolder
 

@@ -97,7 +97,7 @@ class CSVLogger:
         A file that does not begin with those very rows stays beside it under another name: it is all there is of them.
         """
         self._pending.clear()
-        self._pending.extend(state.get("unwritten", ()))
+        self._pending.extend(map(dict, state.get("unwritten", ())))
         self._columns, self._rows, self._bytes = list(CLOCKS), 0, 0
         if not state.get("rows"):
             return

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from runner.loggers.journal import JOURNAL, Journal, Row
-from runner.loggers.mlflow_client import FOLDER, MARK, address, flatten_parameters, is_run_id
+from runner.loggers.mlflow_client import FOLDER, MARK, flatten_parameters, is_run_id
+from runner.loggers.mlflow_database import address
 from runner.loggers.mlflow_process import Link
 from runner.loggers.mlflow_sender import STATUSES
 from runner.spec import CLOCKS, Deferred, StateDict

@@ -1,19 +1,17 @@
 """What is said to MLflow, and how: one run, its parameters, and batches of metrics that arrive once."""
 
-import fcntl
 import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from posixpath import normpath
 from typing import Any
 
 from runner.loggers.arrived import Arrived
 from runner.loggers.journal import Row
+from runner.loggers.mlflow_database import artifacts_of, create_database, sqlite_path
 from runner.text import legible
 
 logger = logging.getLogger(__name__)
@@ -21,6 +19,7 @@ logger = logging.getLogger(__name__)
 MAX_METRICS = 1000
 MAX_PARAMETERS = 100
 MAX_VALUE_CHARACTERS = 500
+MAX_REFUSALS = 20
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -29,9 +28,12 @@ _ENVIRONMENT = {
     # MLflow's own retries take minutes; ours know when the run ends.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "8",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ALLOW_HTTP_REDIRECTS": "false",  # a server's answer does not choose another one
 }
 MARK = "hookline.id"
 FOLDER = "hookline.folder"
+GONE = "RESOURCE_DOES_NOT_EXIST"
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 
 
@@ -65,6 +67,8 @@ class Connection:
             raise ValueError(f"the server names a run {run.info.run_id!r:.60}, which is no id of a run")
         self.run_id: str = run.info.run_id
         self._parameters: dict[str, str] = dict(run.data.params)
+        self._names: set[str] = set()
+        self._witnesses: dict[str, set[int]] = {}
         self._arrived = Arrived(lambda name: self._client.get_metric_history(self.run_id, name), timestamps)
         if not is_new:
             self._client.update_run(self.run_id, status="RUNNING")
@@ -88,25 +92,59 @@ class Connection:
 
         MLflow takes the same value twice, and an answer that never came does not say whether the values did.
         """
-        from mlflow.entities import Metric
-
-        named = [(row, metric_name(key), value) for row in rows for key, value in row.values.items()]
-        metrics = [
-            Metric(name, value, row.timestamp_ms, row.step)
-            for row, name, value in named
-            if not self._arrived.has(name, row)
-        ]
+        names = {metric_name(key) for row in rows for key in row.values}
+        self._names |= names
         try:
-            for begin in range(0, len(metrics), MAX_METRICS):
-                self._send_batch(metrics[begin : begin + MAX_METRICS])
+            for batch in _batches(self._new_values(row) for row in rows):
+                self._send_batch(batch)
         except BaseException:
-            self._arrived.doubt({name for _, name, _ in named})
+            self._arrived.doubt(names)
             raise
+
+    def lacks_values(self) -> bool:
+        """Whether the server does not have what it said it took: asked about one value of each batch."""
+        for name, timestamps in self._witnesses.items():
+            history = self._client.get_metric_history(self.run_id, name)
+            if timestamps - {int(value.timestamp) for value in history}:
+                self._arrived.doubt(self._names)
+                return True
+        return False
 
     def finish(self, status: str) -> None:
         self._client.set_terminated(self.run_id, status)
 
-    def _send_batch(self, metrics: list[Any]) -> None:
+    def _new_values(self, row: Row) -> list[Any]:
+        from mlflow.entities import Metric
+
+        named = [(metric_name(key), value) for key, value in row.values.items()]
+        new = [(name, value) for name, value in named if not self._arrived.has(name, row)]
+        return [Metric(name, value, row.timestamp_ms, row.step) for name, value in new]
+
+    def _send_batch(self, batch: list[Any]) -> None:
+        """One bad value must not hold up all others for ever: a batch that is refused is halved until it stands alone.
+
+        Where nothing is taken at all, it is the server that is wrong.
+        """
+        refused: list[tuple[Any, Exception]] = []
+        taken: list[Any] = []
+        waiting = [batch]
+        while waiting:
+            part = waiting.pop()
+            error = self._refusal_of(part)
+            if error is None:
+                taken += part
+            elif len(part) > 1:
+                waiting += [part[len(part) // 2 :], part[: len(part) // 2]]
+            else:
+                refused.append((part[0], error))
+                if not taken and (len(refused) > MAX_REFUSALS or not waiting):
+                    raise error
+        for metric, error in refused:
+            logger.warning("MLflow refuses %s = %r: %s", metric.key, metric.value, first_line(error))
+        self._witnesses.setdefault(taken[-1].key, set()).add(taken[-1].timestamp)
+
+    def _refusal_of(self, metrics: list[Any]) -> Exception | None:
+        """Send them; returns why the server does not want them, and raises where it fails."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -114,13 +152,8 @@ class Connection:
         except MlflowException as error:
             if error.error_code not in _REFUSALS:
                 raise
-            # One bad value must not hold up all others for ever: halve the batch until it stands alone.
-            if len(metrics) == 1:
-                logger.warning("MLflow refuses %s = %r: %s", metrics[0].key, metrics[0].value, first_line(error))
-                return
-            middle = len(metrics) // 2
-            self._send_batch(metrics[:middle])
-            self._send_batch(metrics[middle:])
+            return error
+        return None
 
     def _find(self, target: Target, run_id: str | None) -> Any:
         from mlflow.exceptions import MlflowException
@@ -128,19 +161,20 @@ class Connection:
         if run_id is not None:
             try:
                 run = self._client.get_run(run_id)
-                return run if run.info.lifecycle_stage == "active" else None
+                if run.info.lifecycle_stage == "active":
+                    return run
             except MlflowException as error:
-                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                if error.error_code != GONE:
                     raise
-                logger.warning("MLflow at %s has no run %s; its metrics go on in a new one", target.uri, run_id)
-                return None
-        # Killed after the run was made, or before its id arrived: a tag tells it from all others.
+        # Killed after the run was made, before its id was written down, or before it arrived: a tag tells which it is.
         experiment = self._client.get_experiment_by_name(target.experiment)
         tag = MARK if MARK in target.tags else FOLDER
         value = target.tags.get(tag, "").replace("'", "")
         found = experiment and self._client.search_runs(
             [experiment.experiment_id], f"tags.`{tag}` = '{value}'", max_results=1
         )
+        if not found and run_id is not None:
+            logger.warning("MLflow at %s has no run %s; its metrics go to a new one", target.uri, run_id)
         return found[0] if found else None
 
     def _create(self, target: Target) -> Any:
@@ -153,7 +187,7 @@ class Connection:
         experiment = self._client.get_experiment_by_name(target.experiment)
         if experiment is None:
             try:
-                return self._client.create_experiment(target.experiment, artifact_location=_artifacts(target.uri))
+                return self._client.create_experiment(target.experiment, artifact_location=artifacts_of(target.uri))
             except MlflowException:  # another run of the same sweep was faster
                 experiment = self._client.get_experiment_by_name(target.experiment)
                 if experiment is None:
@@ -161,6 +195,21 @@ class Connection:
         if experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(experiment.experiment_id)
         return experiment.experiment_id
+
+
+def _batches(rows: Iterable[list[Any]]) -> Iterator[list[Any]]:
+    """Values of whole rows together, as many as MLflow takes at once."""
+    batch: list[Any] = []
+    for values in rows:
+        if batch and len(batch) + len(values) > MAX_METRICS:
+            yield batch
+            batch = []
+        batch = [*batch, *values]
+        while len(batch) > MAX_METRICS:
+            yield batch[:MAX_METRICS]
+            batch = batch[MAX_METRICS:]
+    if batch:
+        yield batch
 
 
 def flatten_parameters(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -209,69 +258,6 @@ def open_client(uri: str) -> Any:
     if (database := sqlite_path(uri)) is not None:
         create_database(database)
     return MlflowClient(tracking_uri=uri)
-
-
-def address(tracking_uri: str | None) -> str:
-    """Where MLflow is: as given, else as ``MLFLOW_TRACKING_URI`` says, else SQLite at ``outputs/mlflow.db``."""
-    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('outputs/mlflow.db').absolute()}"
-
-
-def needs_database(uri: str) -> bool:
-    """Whether MLflow opens a database at this address itself."""
-    return "://" in uri and not uri.startswith(("http:", "https:", "file:"))
-
-
-def sqlite_path(uri: str) -> Path | None:
-    """The file of an SQLite address, or ``None`` for any other."""
-    match = re.fullmatch(r"sqlite:///([^?]+)(\?.*)?", uri)
-    return None if match is None or match[1] == ":memory:" else Path(match[1]).absolute()
-
-
-def create_database(path: Path) -> None:
-    """Make MLflow's SQLite file unless it is there: by one process at a time, and visible only once it is complete."""
-    if path.exists():
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _locked(path.with_name(f"{path.name}.lock")):
-        if path.exists():
-            return
-        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-        unfinished = path.with_name(f"{path.name}.new")
-        unfinished.unlink(missing_ok=True)
-        with _unsynchronized():
-            SqlAlchemyStore(f"sqlite:///{unfinished}", _artifacts(f"sqlite:///{path}")).engine.dispose()
-        with open(unfinished, "rb") as file:
-            os.fsync(file.fileno())
-        os.rename(unfinished, path)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _unsynchronized() -> Iterator[None]:
-    """Let SQLite leave out hundreds of fsyncs, seconds on a busy disk, for a file that nobody sees yet."""
-    from sqlalchemy import Engine, event
-
-    def leave_out(connection: Any, record: Any) -> None:
-        connection.execute("PRAGMA synchronous=OFF")
-
-    event.listen(Engine, "connect", leave_out)
-    try:
-        yield
-    finally:
-        event.remove(Engine, "connect", leave_out)
-
-
-def _artifacts(uri: str) -> str | None:
-    """Where artifacts of an SQLite store go: beside it, as MLflow's own choice is the working directory."""
-    path = sqlite_path(uri)
-    return None if path is None else str(path.parent / "mlartifacts")
 
 
 def first_line(error: BaseException) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.loggers.mlflow_client import address, needs_database
+from runner.loggers.mlflow_database import address, needs_database
 
 logger = logging.getLogger(__name__)
 

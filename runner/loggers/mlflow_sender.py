@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.loggers.journal import Line, Row, read_lines
-from runner.loggers.mlflow_client import Connection, Target, first_line, is_run_id, prepare
+from runner.loggers.mlflow_client import GONE, Connection, Target, first_line, is_run_id, prepare
 
 SEND_SECONDS = 5.0
 RETRY_SECONDS = 1.0
@@ -46,12 +46,16 @@ class Sender:
 
     opening: Opening
     tell: Tell
+    run_id: str | None = None
     is_failing: bool = False
     rows: int = 0
     _place: int = 0
     _was_tried: bool = False
     _connection: Connection | None = None
     _parameters: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.run_id = self.opening.run_id if is_run_id(self.opening.run_id) else None
 
     def send_all(self) -> None:
         """Send what the journal has beyond what was sent; raises whatever goes wrong, and the next call goes on."""
@@ -63,15 +67,29 @@ class Sender:
                     continue
             self._send(rows, end)
             if isinstance(line, dict):
-                self._parameters |= _texts(line.get("parameters"))
+                self._parameters = self._parameters | _texts(line.get("parameters"))
         if rows:
             self._send(rows, end)
         if self._place:
             self._introduce()
 
     def finish(self, status: str) -> None:
-        """Set the run's status."""
+        """Set the run's status, once the server has everything that it said it took."""
+        if self._connect().lacks_values():
+            self._begin_anew()
+            self.send_all()
+            if self._connect().lacks_values():
+                raise ValueError("the server does not have what it said it took")
         self._connect().finish(status)
+
+    def recover(self, error: Exception) -> None:
+        """Before the next try: a server that has forgotten the run gets all of it again."""
+        if getattr(error, "error_code", None) == GONE:
+            self._connection = self.run_id = None
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self._place = self.rows = 0
 
     def _send(self, rows: list[Row], end: int) -> None:
         """Send ``rows``, which end at ``end``, and leave the list empty."""
@@ -92,9 +110,9 @@ class Sender:
     def _connect(self) -> Connection:
         if self._connection is None:
             may_exist, self._was_tried = self.opening.may_exist or self._was_tried, True
-            run_id = self.opening.run_id if is_run_id(self.opening.run_id) else None
-            self._connection = Connection(self._target(), run_id, may_exist, self._timestamps)
-            self.tell({"run_id": self._connection.run_id})
+            self._connection = Connection(self._target(), self.run_id, may_exist, self._timestamps)
+            self.run_id = self._connection.run_id
+            self.tell({"run_id": self.run_id})
         return self._connection
 
     def _target(self) -> Target:
@@ -156,6 +174,7 @@ class Service:
             if not sender.is_failing:
                 self._tell({"trouble": first_line(error)})
             sender.is_failing = True
+            sender.recover(error)
             return error
         sender.is_failing = False
         if sender.rows > rows:

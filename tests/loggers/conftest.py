@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from runner.loggers import mlflow_process, mlflow_sender
-from runner.loggers.mlflow_client import create_database
+from runner.loggers.mlflow_database import create_database
 from runner.loggers.mlflow_sender import Service
 
 

@@ -11,7 +11,8 @@ import pytest
 from runner.loggers import mlflow_process
 from runner.loggers.journal import JOURNAL
 from runner.loggers.mlflow import MLFlowLogger, look_command
-from runner.loggers.mlflow_client import flatten_parameters, metric_name, sqlite_path
+from runner.loggers.mlflow_client import flatten_parameters, metric_name
+from runner.loggers.mlflow_database import sqlite_path
 from tests.loggers.parts import (
     client_of,
     closed_port,
