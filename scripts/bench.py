@@ -8,10 +8,10 @@
     python scripts/bench.py --start                    from the shell to the first env step and MLflow's first metric
     python scripts/bench.py --replay                   add and sample, of ours, SB3's, and plain tensors
     python scripts/bench.py --memmap                   a first and a second checkpoint of a buffer on disk
-    python scripts/bench.py --compile                  compile=update against eager
+    python scripts/bench.py --compile                  compile=none, trace and update
 
 What is compared takes turns, A B A B, and ratios are medians of those within a round: this machine's speed may change
-from one minute to the next. CPU us are CPU time of all threads of the process.
+from one minute to the next. CPU us are CPU time of all threads of a process, and of the processes it started.
 """
 
 import argparse

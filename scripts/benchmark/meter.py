@@ -74,7 +74,7 @@ class Meter:
         self.order = order
         self.lengths: list[int] = []
         self.extra: dict[str, Any] = {}
-        self._marks: list[tuple[float, float]] = []
+        self._marks: list[tuple[float, float, float]] = []
         self._env_steps = self._episode_began = 0
         self._due = iter([*order.work.window, 0])
         self._next = 1
@@ -102,7 +102,7 @@ class Meter:
         if self._env_steps == 1:
             self._first_step = time.time() - self.order.started
         else:
-            self._marks.append((time.perf_counter(), cpu_seconds()))
+            self._marks.append((time.perf_counter(), time.process_time(), seconds_of_children()))
         self._next = next(self._due, 0)
 
     def finish(self, act: Callable[[Any], int], *packages: str) -> None:
@@ -116,12 +116,13 @@ class Meter:
             raise RuntimeError(
                 f"only {self._env_steps} env steps were made; the window ends at {self.order.work.env_steps}"
             )
-        (wall, cpu), (end_wall, end_cpu) = self._marks
+        wall, own, started = (after - before for before, after in zip(*self._marks, strict=True))
         begin, end = self.order.work.window
         result = {
             "env_steps": end - begin,
-            "wall": end_wall - wall,
-            "cpu": end_cpu - cpu,
+            "wall": wall,
+            "cpu": own + started,
+            "cpu_started": started,
             "first_step": self._first_step,
             "evaluation_seconds": evaluation_seconds,
             "train_return": mean(self.lengths[-TRAINING_EPISODES:]),
@@ -132,11 +133,11 @@ class Meter:
         Path(self.order.result).write_text(json.dumps(result | self.extra))
 
 
-def cpu_seconds() -> float:
-    """CPU time of all threads of this process and of the processes it started."""
+def seconds_of_children() -> float:
+    """CPU time of the processes that this one started, those that are gone and those that are not."""
     waited_for = os.times()
     living = sum(_ticks(child) for child in _descendants(os.getpid())) / os.sysconf("SC_CLK_TCK")
-    return time.process_time() + waited_for.children_user + waited_for.children_system + living
+    return waited_for.children_user + waited_for.children_system + living
 
 
 def _descendants(process: int) -> list[int]:

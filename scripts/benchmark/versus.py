@@ -88,7 +88,7 @@ def measure_run(process: Process, work: Work, extra: list[str]) -> Result:
     result = run(process, lambda folder: [Order(work, str(folder / "result.json"), time.time(), extra).to_text()])
     result["shell"] -= result["evaluation_seconds"]
     result["rate"] = result["env_steps"] / result["wall"]
-    result["cpu_us"] = result["cpu"] / result["env_steps"] * 1e6
+    result["cpu_us"], result["started_us"] = (result[key] / result["env_steps"] * 1e6 for key in ("cpu", "cpu_started"))
     return result
 
 
@@ -148,6 +148,7 @@ def _details(name: str, results: list[Result], ours: list[Result]) -> list[str]:
     versions = ", ".join(f"{package} {number}" for package, number in results[0]["versions"].items())
     return [
         f"{name}: CPU us/step {texts([result['cpu_us'] for result in results], '.1f')}"
+        f" (in processes it started {texts([result['started_us'] for result in results], '.1f')})"
         f"; ratio CPU {texts(ratios(ours, results, 'cpu_us'), '.2f')}"
         f"; wall {texts(ratios(ours, results, 'wall'), '.2f')}"
         f"; returns {texts([result['train_return'] for result in results], '.0f')}"

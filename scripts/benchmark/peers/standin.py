@@ -53,7 +53,7 @@ class Agent:
         return max(1.0 + slope * step, self.work.final_epsilon)
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        values = self.network(torch.Tensor(observations))
+        values = self.network(torch.Tensor(observations).to("cpu"))
         return torch.argmax(values, dim=1).cpu().numpy()
 
     def learn(self, batch, step: int) -> None:
