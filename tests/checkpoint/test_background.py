@@ -158,6 +158,7 @@ raise RuntimeError("the run crashed")
 """
 
 
+@pytest.mark.slow
 def test_a_process_that_crashes_during_a_save_leaves_nothing_half_written(tmp_path):
     store = CheckpointStore(tmp_path)
     run = [sys.executable, "-c", ENDING, str(tmp_path), store.backend]
