@@ -52,7 +52,8 @@ def _describe_run(config: Config, experiment: Experiment) -> list[str]:
         f"{learning * source.optim_steps():,} updates, after a warm-up of {source.warmup:,} env steps",
     ]
     memory = getattr(source, "memory_bytes", None)
-    return [*lines, f"replay memory when full: {memory(collector.batch) / 2**20:,.1f} MiB"] if memory else lines
+    where = "files" if config["source"].get("storage") == "memmap" else "memory"
+    return [*lines, f"replay {where} when full: {memory(collector.batch) / 2**20:,.1f} MiB"] if memory else lines
 
 
 def summarize(config: Config, experiment: Experiment, run: RunFolder, status: str, final: Evaluated | None) -> str:
