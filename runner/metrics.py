@@ -25,6 +25,7 @@ class Metrics:
         self.latest: dict[str, Any] = {}
         self.last_row: dict[str, float] = {}
         self._place = (0, 0.0)
+        self._failure: str | None = None
         self._pending: defaultdict[str, list[Any]] = defaultdict(list)
 
     def add(self, values: Mapping[str, Any]) -> None:
@@ -68,7 +69,16 @@ class Metrics:
             logger.flush()
 
     def failure(self) -> str | None:
-        """Why the run cannot go on, where a logger has to write what nobody else keeps and cannot."""
+        """Why the run cannot go on, where a logger has to write what nobody else keeps and cannot, tried once more.
+
+        What has been said once holds: the run stops for it, and must not be taken for done when the disk works again.
+        """
+        if self._failure is None and self._find_failure():
+            self.flush()
+            self._failure = self._find_failure()
+        return self._failure
+
+    def _find_failure(self) -> str | None:
         return next((text for logger in self.loggers if (text := getattr(logger, "failure", None))), None)
 
     def close(self, status: str) -> None:

@@ -191,3 +191,32 @@ def test_a_row_holds_the_latest_of_a_gauge_and_the_mean_of_other_numbers():
         metrics.add({"reading": Gauge(value), "other": value})
     row = metrics.write_row(Progress())
     assert (row["reading"], row["other"]) == (100.0, 55.0)
+
+
+class Failing(Rows):
+    """A logger that fails so many times."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.times = times
+
+    @property
+    def failure(self):
+        return "the disk is full" if self.times > 0 else None
+
+    def flush(self):
+        self.times -= 1
+
+
+def test_rows_that_can_be_written_at_the_second_try_are_no_failure():
+    metrics = Metrics([Rows(), Failing(1)])
+    assert metrics.failure() is None
+    assert metrics.failure() is None
+
+
+def test_a_failure_that_a_run_was_told_of_holds_though_the_disk_works_again():
+    metrics = Metrics([Failing(2)])
+    assert metrics.failure() == "the disk is full"
+    metrics.flush()
+    assert metrics.loggers[0].failure is None
+    assert metrics.failure() == "the disk is full"
