@@ -2,6 +2,11 @@
 
 import sys
 
+from runner.config.signals import stop_at_once
+
+if __name__ == "__main__":
+    stop_at_once()  # before what takes long to import
+
 try:
     from runner.config.main import cli
 except ModuleNotFoundError as error:

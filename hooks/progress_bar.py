@@ -1,6 +1,7 @@
 """The hook that shows a person how far a run is."""
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 from tensordict import TensorDictBase
@@ -31,6 +32,11 @@ class ProgressBar(StatelessHook):
     def __call__(self, batch: TensorDictBase) -> None:
         if self._bar is None:
             self._bar = self._begin(batch)
+        with suppress(OSError):  # the terminal was closed: no reason to end the run
+            self._show()
+
+    def _show(self) -> None:
+        assert self._bar is not None
         if not self._is_terminal:
             self._print_tenths()
         elif self._bar.update(self.trainer.progress.env_steps - self._bar.n):
@@ -77,8 +83,9 @@ class ProgressBar(StatelessHook):
     def close(self) -> None:
         """Leave the finished bar on the screen."""
         if self._bar is not None and not self._bar.disable:  # a closed bar is a disabled one
-            self._bar.set_postfix(self._values(), refresh=True)
-            self._bar.close()
+            with suppress(OSError):
+                self._bar.set_postfix(self._values(), refresh=True)
+                self._bar.close()
 
 
 def _short(name: str) -> str:

@@ -5,7 +5,7 @@ from typing import Any
 from tensordict import TensorDictBase
 
 from runner.hook import Interval, TrainerHookBase
-from runner.spec import StateDict
+from runner.spec import Abandoned, EnvFault, StateDict
 
 
 class Recorder(TrainerHookBase):
@@ -25,9 +25,14 @@ class Recorder(TrainerHookBase):
         trainer.register_op("post_steps_log", self)
 
     def __call__(self, batch: TensorDictBase) -> dict[str, Any] | None:
+        before = self.interval.state_dict()
         if not self.interval.fires(self.progress):
             return None
-        metrics = self.evaluation.run().metrics()
+        try:
+            metrics = self.evaluation.run().metrics()
+        except (Abandoned, EnvFault):
+            self.interval.load_state_dict(before)
+            raise
         if metrics["eval/return_mean"] > self.best.get("eval/return_mean", float("-inf")):
             self.best = {"eval/return_mean": metrics["eval/return_mean"], "env_steps": self.progress.env_steps}
         return {**metrics, "log_pbar": True}

@@ -1,8 +1,15 @@
-"""``python -m runner`` does what ``python run.py`` does."""
+"""``python -m runner``, and the console script, do what ``python run.py`` does."""
 
-import sys
+from runner.config.signals import stop_at_once
 
-from runner.config.main import main
+
+def run() -> None:
+    """Run the command line; what takes long to import comes after signals are taken care of."""
+    stop_at_once()
+    from runner.config.main import cli
+
+    cli()
+
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run()

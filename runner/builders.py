@@ -154,7 +154,7 @@ def make_evaluation(
     def seed_of(stream: str, episode: int) -> int:
         return env_seed(streams.seed, stream, episode)
 
-    return Evaluation(environment.make, policy, seed_of, every, episodes, final_episodes)
+    return Evaluation(environment.make_for_evaluation, policy, seed_of, every, episodes, final_episodes)
 
 
 def make_trainer(

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from runner.seeding import unchanged_globals
-from runner.spec import Actor
+from runner.spec import Abandoned, Actor
 from runner.types import Every, PositiveInt
 
 MAX_EPISODE_STEPS = 100_000
@@ -31,7 +31,7 @@ class Evaluation:
     """Plays each episode from its own fixed seed, all of them side by side.
 
     Args:
-        make: makes one environment.
+        make: makes the environment of that number, whose ``step`` returns no info.
         policy: copied, with its current weights, at every evaluation.
         seed_of: seed of an episode of a stream: ``"evaluation"`` during training, ``"final_evaluation"`` after it.
         every: how often during training.
@@ -40,7 +40,7 @@ class Evaluation:
 
     def __init__(
         self,
-        make: Callable[[], Any],
+        make: Callable[[int], Any],
         policy: Actor,
         seed_of: Callable[[str, int], int],
         every: Every,
@@ -49,15 +49,20 @@ class Evaluation:
     ) -> None:
         self.make, self.policy, self.seed_of = make, policy, seed_of
         self.every, self.episodes, self.final_episodes = every, episodes, final_episodes
+        self.should_stop: Callable[[], bool] = lambda: False
         self._envs: list[Any] = []
 
     def run(self, stream: str = "evaluation") -> Evaluated:
-        """Play ``episodes`` (or ``final_episodes``) with the weights as they are now."""
+        """Play ``episodes`` (or ``final_episodes``) with the weights as they are now.
+
+        Raises:
+            Abandoned: once ``should_stop``, however far it has come; nothing of it is kept.
+        """
         episodes = self.final_episodes if stream == "final_evaluation" else self.episodes
-        self._envs += [self.make() for _ in range(episodes - len(self._envs))]
+        self._envs += [self.make(index) for index in range(len(self._envs), episodes)]
         seeds = [self.seed_of(stream, episode) for episode in range(episodes)]
         with unchanged_globals():
-            return play(self.policy.copy(), self._envs[:episodes], seeds)
+            return play(self.policy.copy(), self._envs[:episodes], seeds, self.should_stop)
 
     def close(self) -> None:
         for env in self._envs:
@@ -65,17 +70,19 @@ class Evaluation:
         self._envs.clear()
 
 
-def play(policy: Actor, envs: list[Any], seeds: list[int]) -> Evaluated:
+def play(policy: Actor, envs: list[Any], seeds: list[int], should_stop: Callable[[], bool]) -> Evaluated:
     """One greedy episode in each environment: the first started, however long, so that short ones do not count more."""
     dtype = policy.spec.observation_dtype
-    observation = np.stack([env.reset(seed=seed)[0] for env, seed in zip(envs, seeds, strict=True)]).astype(dtype)
+    observation = np.stack([env.reset(seed) for env, seed in zip(envs, seeds, strict=True)]).astype(dtype)
     returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
     running = list(range(len(envs)))
     while running:
+        if should_stop():
+            raise Abandoned("the evaluation was given up")
         actions = policy.greedy(observation[running])
         still_running = []
         for index, action in zip(running, actions, strict=True):
-            observation[index], reward, terminated, truncated, _ = envs[index].step(action)
+            observation[index], reward, terminated, truncated = envs[index].step(action)
             returns[index] += reward
             lengths[index] += 1
             if not (terminated or truncated or lengths[index] >= MAX_EPISODE_STEPS):

@@ -37,6 +37,8 @@ class EpsilonGreedy:
         """Draw the randomness of the next ``[T, N]`` actions, the first of which is number ``env_steps``."""
         uniform = self.generator.random(shape)
         actions = self.generator.integers(self.num_actions, size=shape)
+        if max(self.env_steps, init_random_frames) <= env_steps:
+            return Plan(uniform < self.end, actions)
         first_of_step = env_steps + shape[1] * np.arange(shape[0])
         is_random = uniform < self.value(first_of_step)[:, None]
         return Plan(is_random | (first_of_step < init_random_frames)[:, None], actions)

@@ -6,6 +6,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, get_args
 
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+
 from runner.spec import Progress, StateDict
 from runner.types import Unit
 
@@ -95,3 +98,32 @@ class Interval:
     def load_state_dict(self, state: StateDict) -> None:
         if state["unit"] == self.unit:  # counts of another unit, from before it was changed, say nothing
             self._before = state["before"]
+
+
+class UnfinishedBatch:
+    """The batch at whose end a run was told to stop, and how many operations of ``post_steps_log`` it has behind it."""
+
+    def __init__(self) -> None:
+        self.batch: TensorDictBase | None = None
+        self.done = 0
+
+    def keep(self, batch: TensorDictBase, done: int) -> None:
+        self.batch, self.done = batch, done
+
+    def forget(self) -> None:
+        self.batch, self.done = None, 0
+
+    def state_dict(self) -> StateDict:
+        if self.batch is None:
+            return {}
+        leaves = self.batch.items(include_nested=True, leaves_only=True)
+        tensors = [(key, value) for key, value in leaves if isinstance(value, Tensor)]
+        return {"done": self.done, "batch_size": list(self.batch.batch_size), "tensors": tensors}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        self.forget()
+        if state:
+            batch = TensorDict(batch_size=state["batch_size"])
+            for key, tensor in state["tensors"]:
+                batch.set(key, tensor)
+            self.keep(batch, state["done"])

@@ -1,5 +1,6 @@
 """A run's folder and its ``run.json``; knows nothing of torch, so that runs can be listed and resumed at once."""
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -9,6 +10,7 @@ import platform
 import re
 import secrets
 import socket
+import stat
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,6 +20,9 @@ RUN_FILE = "run.json"
 SCHEMA = 1
 MAX_BYTES = 4 * 2**20
 STATUSES = ("running", "done", "crashed", "preempted")
+CONFIG_FILE = Path(".hydra", "config.yaml")
+WRITTEN_FIRST = (".hydra/*", ".hydra", "command.txt", "run.log", ".lock", f".{RUN_FILE}.*", RUN_FILE)
+"""What is in the folder of a run before anything is trained, as patterns."""
 NOT_OF_THE_RUN = ("resume", "explain", "trust")
 """Keys of the configuration that do not change what is computed."""
 
@@ -75,6 +80,7 @@ class RunFolder:
         record |= {"algo": algo, "env": env, "seed": seed, "config_hash": config_hash, "git": git_sha}
         record |= {"parent": parent, "progress": {}, "metrics": {}, "versions": _versions(), "threads": threads}
         record["process"] = _this_process()
+        record["config_files"] = _digests(Path(path) / CONFIG_FILE)
         folder = cls(Path(path).absolute(), record)
         folder._write()
         return folder
@@ -86,13 +92,19 @@ class RunFolder:
 
     def lock(self) -> None:
         """Keep other processes out until :meth:`unlock` or this process ends; ``ValueError`` if one is in here."""
-        self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._lock = os.open(self.path / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ValueError(f"{self.path / '.lock'} cannot be locked: {error.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self.unlock()
             pid = (self.record["process"] or {}).get("pid")
             raise ValueError(f"{self.path} is in use: process {pid} runs there now") from None
+        for name in (RUN_FILE, CONFIG_FILE):  # what a process killed while it wrote them left
+            for path in (self.path / name).parent.glob(f".{Path(name).name}.*"):
+                path.unlink(missing_ok=True)
 
     def unlock(self) -> None:
         """Let other processes in."""
@@ -104,6 +116,11 @@ class RunFolder:
     def mlflow_run_id(self) -> str | None:
         return self.record["mlflow_run_id"]
 
+    @property
+    def saved_env_steps(self) -> int | None:
+        """The env step of the newest checkpoint when the file was last written, if there was one; later ones may be."""
+        return self.record.get("saved_env_steps")
+
     def update(
         self,
         status: str | None = None,
@@ -113,6 +130,7 @@ class RunFolder:
         best: Any = None,
         mlflow_run_id: str | None = None,
         config_hash: str | None = None,
+        saved_env_steps: int | None = None,
     ) -> None:
         """Change what is given and write the file; ``metrics`` add to those there, a new status replaces the reason."""
         if status is not None:
@@ -122,24 +140,69 @@ class RunFolder:
         self.record["progress"] |= _finite(progress or {})
         self.record["metrics"] |= _finite(metrics or {})
         given = {"reason": reason, "best": best, "mlflow_run_id": mlflow_run_id, "config_hash": config_hash}
+        given["saved_env_steps"] = saved_env_steps
         self.record |= {key: _finite(value) for key, value in given.items() if value is not None}
         self._write()
 
+    def store_config(self, text: str) -> None:
+        """Put another configuration in place of the stored one; until that is done, either is the right one."""
+        new = hashlib.sha256(text.encode()).hexdigest()
+        self.record["config_files"] = [*_digests(self.path / CONFIG_FILE), new]
+        self._write()
+        _replace(self.path / CONFIG_FILE, text)
+
     def _write(self) -> None:
-        """Replace the file in one step, so that a reader sees the old or the new one, never half of it."""
-        temporary = self.path / f".{RUN_FILE}.{os.getpid()}"
-        with open(temporary, "w") as file:
-            json.dump(self.record, file, indent=1, allow_nan=False)
+        _replace(self.path / RUN_FILE, json.dumps(self.record | {"digest": _seal(self.record)}, indent=1))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Replace a file in one step, so that a reader sees the old or the new one, never half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.unlink(missing_ok=True)
+        with open(temporary, "x", encoding="utf-8") as file:
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, self.path / RUN_FILE)
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _refuse(text: str) -> Any:
+    raise ValueError(f"{text[:20]} is not a JSON number")
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
+
+
+def _seal(record: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _digests(path: Path) -> list[str]:
+    """The SHA-256 of a small file, if there is one."""
+    try:
+        return [hashlib.sha256(_read_text(path, MAX_BYTES).encode()).hexdigest()]
+    except (OSError, ValueError):
+        return []
+
+
+def is_config_changed(record: Mapping[str, Any], folder: Path) -> bool:
+    """Whether the stored configuration is another one than the run of this ``run.json`` wrote."""
+    written = record.get("config_files") or []
+    return bool(written) and not set(_digests(folder / CONFIG_FILE)) & set(written)
 
 
 def read_run(folder: Path) -> dict[str, Any]:
     """The checked content of a folder's ``run.json``; ``ValueError`` with one line where it cannot be used."""
     path = Path(folder) / RUN_FILE
     try:
-        record = json.loads(_read_text(path, MAX_BYTES))
+        record = json.loads(_read_text(path, MAX_BYTES), parse_constant=_refuse, parse_float=_float)
     except FileNotFoundError:
         raise ValueError(f"{folder} is not a run's folder: it has no {RUN_FILE}") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -147,15 +210,35 @@ def read_run(folder: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise ValueError(f"{path} is not a {RUN_FILE} of schema {SCHEMA}")
     wrong = [key for key, kinds in _FIELDS.items() if key not in record or not isinstance(record[key], kinds)]
+    wrong += [key for key, value in record.items() if not _is_flat(value)]
     if wrong or record["status"] not in STATUSES:
         raise ValueError(f"{path} is damaged: {', '.join(wrong) or 'status'} is missing or of the wrong type")
+    if record.pop("digest", None) not in (None, _seal(record)):
+        raise ValueError(f"{path} is damaged, or was edited without taking out its digest")
     return record
+
+
+def _is_flat(value: Any) -> bool:
+    """Whether it is a number, a text, nothing, or a list or mapping of those and no more."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else (value,)
+    return all(part is None or isinstance(part, str | int | float) for part in inner)
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """16 hex digits that are equal for two resolved configurations that describe the same run."""
     counted = {key: value for key, value in config.items() if key not in NOT_OF_THE_RUN}
     return hashlib.sha256(json.dumps(counted, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
+
+
+def unreadable_runs(outputs: Path) -> list[str]:
+    """One line for each folder under ``outputs`` whose ``run.json`` cannot be used."""
+    lines = []
+    for folder in _run_folders(Path(outputs), _MAX_DEPTH):
+        try:
+            read_run(folder)
+        except ValueError as error:
+            lines.append(str(error))
+    return lines
 
 
 def find_unfinished(outputs: Path, hash: str) -> list[Path]:
@@ -184,6 +267,24 @@ def claim_folder(wanted: Path) -> Path:
         except FileExistsError:
             number += 1
             candidate = wanted.with_name(f"{wanted.name}-{number}")
+
+
+def has_run(folder: Path) -> bool:
+    """Whether there is a run in ``folder``, or a job of a sweep."""
+    return any(Path(folder).rglob(RUN_FILE))
+
+
+def remove_unstarted(folder: Path) -> None:
+    """Remove what a run that never began wrote, and the folders that this leaves empty; what else is there stays."""
+    folder = Path(folder)
+    written = [path for pattern in WRITTEN_FIRST for path in folder.glob(pattern)]
+    is_ours = not folder.is_absolute() and ".." not in folder.parts
+    above = [path for path in folder.parents if path != Path()] if is_ours else []
+    for path in (*written, folder, *above):
+        try:
+            path.rmdir() if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        except OSError:
+            continue
 
 
 def read_git_sha(start: Path) -> str | None:
@@ -218,13 +319,18 @@ def _sha(text: str) -> str | None:
 
 
 def _read_text(path: Path, limit_bytes: int = 4096) -> str:
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file {path}")
-    with open(path, "rb") as file:
+    with open(path, "rb", opener=_open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise FileNotFoundError(f"there is no file {path}")
         raw = file.read(limit_bytes + 1)
     if len(raw) > limit_bytes:
         raise ValueError(f"it has more than {limit_bytes} bytes")
     return raw.decode()
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting, as a pipe would have us do, and some files of the kernel."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _run_folders(folder: Path, depth: int) -> list[Path]:

@@ -2,18 +2,18 @@
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tensordict import TensorDictBase
 
-from runner.checkpoint.store import CheckpointStore
-from runner.hook import POINTS, Interval
+from runner.checkpoint.store import CheckpointStore, naming_state_of
+from runner.hook import POINTS, Interval, UnfinishedBatch
 from runner.learner.learner import Learner
 from runner.metrics import Metrics
-from runner.spec import CheckpointError, Collector, DataSource, Progress, StateDict, Stateful
+from runner.spec import Abandoned, CheckpointError, Collector, DataSource, EnvFault, Progress, StateDict, Stateful
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,7 @@ class Trainer:
         self.ask_to_stop: Callable[[], str | None] = lambda: None
         self.stop_reason: str | None = None
         self.stop = StopRequest()
+        self.unfinished = UnfinishedBatch()
         self.optim_stopped = False
         self.pbar_values: dict[str, Any] = {}
         self._operations: dict[str, list[Registered]] = {point: [] for point in POINTS}
@@ -140,7 +141,7 @@ class Trainer:
                 part.progress = self.progress
 
     def _register_parts(self) -> None:
-        for name in (*PARTS, "metrics", "log_every", "checkpoint", "stop"):
+        for name in (*PARTS, "metrics", "log_every", "checkpoint", "stop", "unfinished"):
             if getattr(self, name) is not None:
                 self.register_module(name, getattr(self, name))
 
@@ -152,9 +153,9 @@ class Trainer:
         if learner is not None and not self._operations["optimizer"]:
             log.warning("nothing is registered at the optimizer point: this run learns nothing")
         self._clock = time.monotonic()
-        if self._should_stop():
+        if self._is_over():
             return progress
-        for batch in self.collector:
+        for batch in self._batches():
             progress.count(batch)
             batch = self._process("batch_process", batch)
             self._log("pre_steps_log", batch)
@@ -172,10 +173,51 @@ class Trainer:
                     if self.optim_stopped:
                         break
             self._operate("post_steps")
-            self._log("post_steps_log", batch)
-            if self._safe_point():
+            if self._end_batch(batch):  # post_steps_log, and the safe point
                 break
         return progress
+
+    def _batches(self) -> Iterator[TensorDictBase]:
+        """Those of the collector; when an environment fails in one, the state before it is saved."""
+        try:
+            yield from self.collector or ()
+        except EnvFault as fault:
+            raise self._saved(fault) from fault
+
+    def _saved(self, fault: EnvFault) -> EnvFault:
+        try:
+            saved = self.save_trainer(force_save=True)
+        except CheckpointError as error:
+            return EnvFault(f"{fault}; not saved: {error}")
+        return EnvFault(f"{fault}; saved at env step {self.progress.env_steps:,}") if saved else fault
+
+    def _is_over(self) -> bool:
+        """Whether there is nothing to do, once the batch is finished that a stop had left unfinished."""
+        left = self.unfinished
+        return self._should_stop() if left.batch is None else self._end_batch(left.batch, left.done)
+
+    def _end_batch(self, batch: TensorDictBase, done: int = 0) -> bool:
+        """What is left of ``post_steps_log`` after ``done`` operations, and the safe point; true if the run is to stop.
+
+        An operation that is given up, or fails for its environment, is saved as not done: the resumed run does it, and
+        those after it.
+        """
+        self.unfinished.forget()
+        for operation, kwargs in self._operations["post_steps_log"][done:]:
+            try:
+                values = operation(batch, **kwargs)
+            except Abandoned:
+                self.unfinished.keep(batch, done)
+                self._should_stop()
+                self.save_trainer(force_save=True)
+                return True
+            except EnvFault as fault:
+                self.unfinished.keep(batch, done)
+                raise self._saved(fault) from fault
+            if values:
+                self.log(values)
+            done += 1
+        return self._safe_point()
 
     def _process(self, point: str, batch: TensorDictBase) -> TensorDictBase:
         for operation, kwargs in self._operations[point]:
@@ -259,6 +301,8 @@ class Trainer:
         if self.learner is not None:
             self.learner.check_finite()
             extra.update(self.learner.row_metrics())
+        collected = getattr(self.collector, "row_metrics", None)
+        extra.update(collected() if collected is not None else {})
         extra["perf/seconds"] = self.progress.seconds
         return self.metrics.write_row(self.progress, extra)
 
@@ -310,7 +354,8 @@ class Trainer:
             log.warning("the checkpoint has no state for %s: they start afresh", ", ".join(missing))
         for name, module in self._modules.items():
             if name in state:
-                module.load_state_dict(state[name])
+                with naming_state_of(name):
+                    module.load_state_dict(state[name])
 
     def save_trainer(self, force_save: bool = False) -> Path | None:
         """Save by force, and return the checkpoint once it is on disk; or, if it is due, in the background."""

@@ -13,7 +13,8 @@ from runner.runs import RunFolder, claim_folder, config_hash, find_unfinished, r
 
 FIELDS = {
     "schema", "id", "status", "reason", "algo", "env", "seed", "parent", "progress", "metrics", "best", "versions",
-    "git", "threads", "mlflow_run_id", "config_hash", "process",
+    "git", "threads", "mlflow_run_id", "config_hash", "config_files", "process",
+    "digest",
 }  # fmt: skip
 
 
@@ -108,6 +109,43 @@ def test_a_field_of_the_wrong_type_is_named(tmp_path, key, value):
         read_run(tmp_path)
 
 
+def test_no_bit_of_the_file_can_flip_unnoticed(tmp_path):
+    start(tmp_path, git_sha="ab" * 20).update(status="crashed", progress={"env_steps": 10}, best={"eval/return": 0.1})
+    raw, record = (tmp_path / "run.json").read_bytes(), read_run(tmp_path)
+    for position in range(0, len(raw), 3):
+        flipped = raw[:position] + bytes([raw[position] ^ 1 << position % 8]) + raw[position + 1 :]
+        (tmp_path / "run.json").write_bytes(flipped)
+        read = read_or_refusal(tmp_path)
+        if isinstance(read, str):
+            assert str(tmp_path) in read
+            assert "\n" not in read
+        else:  # the digest's own name was hit
+            assert {key: value for key, value in read.items() if key in record} == record, position
+
+
+def read_or_refusal(folder):
+    try:
+        return read_run(folder)
+    except ValueError as error:
+        return str(error)
+
+
+def test_what_a_killed_process_was_writing_is_removed_by_the_next(tmp_path):
+    run = start(tmp_path)
+    (tmp_path / ".run.json.12345").write_text("{")
+    run.lock()
+    run.unlock()
+    assert sorted(os.listdir(tmp_path)) == [".lock", "run.json"]
+
+
+def test_damaged_runs_are_named(tmp_path):
+    start(tmp_path / "good")
+    start(tmp_path / "bad")
+    (tmp_path / "bad" / "run.json").write_text("")
+    (line,) = runs.unreadable_runs(tmp_path)
+    assert str(tmp_path / "bad") in line
+
+
 def test_a_pipe_in_place_of_the_file_does_not_hang(tmp_path):
     os.mkfifo(tmp_path / "run.json")
     with pytest.raises(ValueError, match=r"has no run\.json"):
@@ -177,6 +215,7 @@ def test_a_run_that_goes_on_is_not_unfinished_until_its_process_is_dead(tmp_path
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
     record = on_file(tmp_path / "run")
+    del record["digest"]
     for change in ({"pid": process.pid}, {"started": 0}, {"host": "elsewhere"}, {"pid": "x"}):
         (tmp_path / "run" / "run.json").write_text(json.dumps(record | {"process": record["process"] | change}))
         assert unfinished(tmp_path) == ["run"], change

@@ -19,6 +19,7 @@ from runner.spec import (
     NEXT_TRUNCATED,
     OBSERVATION,
     Actor,
+    EnvFault,
     EnvSpec,
     Progress,
     StateDict,
@@ -36,6 +37,14 @@ class VectorEnvironment(Protocol):
     def start(self) -> None: ...
 
     def step(self, actions: list[Any], arrays: Any, t: int) -> None: ...
+
+    def mark(self) -> None: ...
+
+    def roll_back(self) -> None: ...
+
+    def check_bounds(self, arrays: Any) -> None: ...
+
+    def row_metrics(self) -> dict[str, float]: ...
 
     def close(self) -> None: ...
 
@@ -117,16 +126,29 @@ class InProcessCollector:
             yield self.collect()
 
     def collect(self) -> TensorDict:
-        """Play the next batch."""
+        """Play the next batch. An environment that fails for good leaves the state as it was before the batch."""
+        policy_state = self.policy.state_dict()
+        self.environment.mark()
+        try:
+            self._play()
+        except EnvFault:
+            self.environment.roll_back()
+            self.policy.load_state_dict(policy_state)
+            raise
+        self.environment.check_bounds(self._arrays)
+        return self.batch.copy()
+
+    def _play(self) -> None:
         arrays, environment = self._arrays, self.environment
         is_random, random_actions = self._plan()
+        played = []
         for t in range(self._steps):
             arrays.observation[t] = environment.observation
             actions = self._act(is_random[t], random_actions[t])
-            arrays.action[t] = actions
+            played.append(actions)
             environment.step(actions, arrays, t)
+        arrays.action[:] = played
         np.logical_or(arrays.terminated, arrays.truncated, out=self._done)
-        return self.batch.copy()
 
     def _plan(self) -> tuple[list[list[bool]], list[list[Any]]]:
         """Which actions of the batch are random, and which those are, drawn at once for all ``[T, N]``."""
@@ -169,6 +191,10 @@ class InProcessCollector:
     def resume_mode(self) -> str:
         """How environments in mid-episode are brought back: ``snapshot``, ``tape`` or ``none``."""
         return self.environment.resume_mode
+
+    def row_metrics(self) -> dict[str, float]:
+        """For every row: what the environment counts."""
+        return self.environment.row_metrics()
 
     def update_policy_weights_(self) -> None:
         """Nothing to do: the policy's network is the learner's."""

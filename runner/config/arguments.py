@@ -1,5 +1,6 @@
 """The command line, split into Hydra's flags and overrides."""
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,10 @@ from typing import NoReturn
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 
-from runner.config.report import COMMAND_LINE, Problem, Rejected
+from runner.config.report import COMMAND_LINE, Problem, Rejected, did_you_mean, nearest
+
+FLAGS = ("--help", "--multirun", "--config-dir", "--config-name", "--cfg", "--info", "--hydra-help")
+ALL_FLAGS = "see python run.py --help"
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,7 @@ def parse_arguments(argv: Sequence[str]) -> Arguments:
             raise Rejected([Problem(flag, COMMAND_LINE, "is not supported", "--config-dir adds a folder of configs")])
     return Arguments(
         overrides=tuple(found.overrides),
-        config_dir=Path(found.config_dir) if found.config_dir is not None else None,
+        config_dir=_folder(found.config_dir),
         config_name=found.config_name or "config",
         multirun=found.multirun,
         help=found.help,
@@ -59,8 +63,18 @@ def command_line(argv: Sequence[str]) -> Iterator[None]:
         GlobalHydra.instance().clear()
 
 
+def _folder(typed: str | None) -> Path | None:
+    if typed == "":
+        raise Rejected([Problem("--config-dir=", COMMAND_LINE, "expected a folder of configs")])
+    return None if typed is None else Path(typed)
+
+
 def _flag_problem(argv: Sequence[str], message: str) -> Problem:
-    flags = [text for text in argv if text.startswith("-") and text in message]
-    name = flags[0].lstrip("-") if flags else ""
-    hint = f"settings are written without dashes: {name}=..." if name else "see python run.py --help"
-    return Problem(flags[0] if flags else "arguments", COMMAND_LINE, message, hint)
+    flags = [text for text in argv if text.startswith("-") and (text in message or re.match(r"-\w[\w.]+=", text))]
+    if not flags:
+        return Problem("arguments", COMMAND_LINE, message, ALL_FLAGS)
+    name, _, value = flags[0].lstrip("-").partition("=")
+    if not value and len(name) > 1 and (guess := nearest(f"--{name}", FLAGS)):
+        return Problem(flags[0], COMMAND_LINE, "there is no such flag", did_you_mean(guess))
+    hint = f"settings are written without dashes: {name}={value or '...'}" if len(name) > 1 else ALL_FLAGS
+    return Problem(flags[0], COMMAND_LINE, "there is no such flag", hint)

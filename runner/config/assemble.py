@@ -11,9 +11,10 @@ from runner.config.build import Builder
 from runner.envs.vector import Environment
 from runner.evaluation import Evaluation
 from runner.hook import TrainerHookBase
+from runner.learner.learner import ModuleLoss
 from runner.metrics import Metrics
 from runner.seeding import Streams
-from runner.spec import DataSource, Progress
+from runner.spec import ConfigError, DataSource, Progress
 from runner.trainer import Trainer
 
 Config = Mapping[str, Any]
@@ -92,6 +93,7 @@ def _build_learning(config: Config, builder: Builder, streams: Streams) -> None:
     runtime = builder.runtime
     runtime["source"] = builder.build(config["source"], generator=streams.torch("sampler"))
     runtime["loss"] = builder.build(config["loss"])
+    _check_loss_weights(config["learner"].get("loss_weights"), runtime["loss"])
     runtime["scheduler"] = builder.build(config["scheduler"])
     runtime["target_updater"] = builder.build(config["target_updater"])
     runtime["optimizer"] = lambda params: builder.build(config["optimizer"], params=params)
@@ -104,6 +106,14 @@ def _check_capacity(source: Any, collector: Any) -> None:
     check = getattr(source, "check", None)
     if callable(check):
         check(*collector.batch.shape)
+
+
+def _check_loss_weights(weights: Mapping[str, float] | None, loss: Any) -> None:
+    """Find out now, not at the first update, if there is a weight for a term that the loss does not have."""
+    terms = list(getattr(loss, "terms", ()))
+    unknown = [name for name in weights or () if name not in terms]
+    if unknown and not isinstance(loss, ModuleLoss):  # whose terms nobody knows before it is called
+        raise ConfigError(f"learner.loss_weights.{unknown[0]}: the loss has no such term; it has {', '.join(terms)}")
 
 
 def _register_hooks(config: Config, builder: Builder, trainer: Trainer) -> dict[str, TrainerHookBase]:

@@ -2,28 +2,28 @@
 
 import copy
 import itertools
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import DictConfig, OmegaConf
 
 from runner.config.arguments import Arguments
 from runner.config.composer import Composer, Composition, as_plain
 from runner.config.env_ids import unknown_env_ids
 from runner.config.groups import choose, usable_choices
-from runner.config.keys import check_key
-from runner.config.overrides import Typed, apply, parse_overrides
-from runner.config.report import COMMAND_LINE, Problem, Rejected, did_you_mean, nearest_key
+from runner.config.hydra_settings import hydra_problems
+from runner.config.keys import check_key, with_guess
+from runner.config.overrides import Typed, apply, parse_overrides, sweep_problems
+from runner.config.report import Problem, Rejected
 from runner.config.rewrite import Rewriter, replace_units, without_null_groups
 from runner.config.targets import CONF
-from runner.config.tree import ABSENT, all_keys, lookup
+from runner.config.tree import all_keys
 from runner.config.validate import validate
+from runner.runs import RUN_FILE
 
 SWEEPS = Path(__file__).resolve().parents[1] / "sweeps"
 """Holds the ``hydra_plugins`` namespace, the only place that Hydra loads sweepers and launchers from."""
@@ -49,11 +49,19 @@ class Checked:
 
 
 def extend_import_path(config_dir: Path | None) -> None:
-    """Make the user's own packages importable: those beside the shell and those beside their configurations."""
+    """Make the user's own packages importable: those beside the shell and those beside their configurations.
+
+    What lies in a run's folder is no package, wherever the shell is: nobody vouches for it.
+    """
+    here = [] if _is_in_run(Path.cwd()) else [Path.cwd()]
     beside = [config_dir.absolute().parent] if config_dir else []
-    for folder in (Path.cwd(), *beside, SWEEPS):
+    for folder in (*here, *beside, SWEEPS):
         if str(folder) not in sys.path:
             sys.path.append(str(folder))
+
+
+def _is_in_run(folder: Path) -> bool:
+    return any(os.path.lexists(one / RUN_FILE) for one in (folder, *folder.parents))
 
 
 def check(arguments: Arguments, conf: Path = CONF) -> Checked:
@@ -70,30 +78,66 @@ def _as_hydra_takes_it(item: Typed) -> str:
 class _Check:
     def __init__(self, arguments: Arguments, composer: Composer) -> None:
         self._multirun, self._composer, self._groups = arguments.multirun, composer, composer.groups()
-        typed, self.problems = parse_overrides(arguments.overrides, composer, arguments.multirun)
-        self._typed, problems = usable_choices(without_null_groups(typed), composer)
-        self.problems += problems
+        typed, self._unreadable = parse_overrides(arguments.overrides, composer, arguments.multirun)
+        usable, self.problems = usable_choices(typed, composer)
+        self._mended = {item.key for item in usable if item not in typed}  # groups whose choice is only a guess
+        self._typed = without_null_groups(usable)
+        self._params: list[Typed] = []  # what the sweeper of a file sweeps over; Hydra reads that itself
         self._notices: list[str] = []
 
     def run(self) -> Checked:
-        first = self._compose(0)
-        if first is None:
-            raise Rejected(self.problems)
+        first = self._compose_first()
+        self._add_params(first)
+        if self._params:
+            first = self._compose_first()
         first = self._rewrite(first)
         config: dict[str, Any] = {}
         for number, groups in enumerate(self._combinations()):
-            composition = first if number == 0 else self._compose_choices(groups)
+            composition = first if number == 0 else self._compose(groups)
             checked = self._check_composition(composition) if composition else {}
             config = config or checked
-        self._check_hydra(first)
-        if self.problems:
-            raise Rejected(self.problems)
+        self.problems += sweep_problems(self._all, first.choices["hydra/sweeper"])
+        self.problems += hydra_problems(self._typed, first, self._multirun)
+        self._raise_problems(as_plain(first.tree))
         texts = [_as_hydra_takes_it(item) for item in self._typed]
         return Checked(texts, config, first.choices, first.hydra, self._typed, self._notices)
 
+    @property
+    def _all(self) -> list[Typed]:
+        return [*self._params, *self._typed]
+
+    def _raise_problems(self, tree: dict[str, Any] | None = None) -> None:
+        """What cannot be read comes first, with the nearest key if all keys are known."""
+        keys = [*all_keys(tree), *self._groups] if tree else []
+        unreadable = [with_guess(problem, keys, self._composer) for problem in self._unreadable]
+        problems = [problem for problem in self.problems if not self._follows(problem)]
+        if unreadable or problems:
+            raise Rejected([*unreadable, *problems])
+
+    def _follows(self, problem: Problem) -> bool:
+        """Whether something is only missing because a choice was guessed."""
+        return problem.message.startswith("missing") and problem.key.partition(".")[0] in self._mended
+
+    def _compose_first(self) -> Composition:
+        composition = self._compose(next(self._combinations()))
+        if composition is None:
+            self._raise_problems()
+        assert composition is not None
+        return composition
+
+    def _add_params(self, composition: Composition) -> None:
+        """Sweeps may stand in a file, as ``hydra.sweeper.params``."""
+        params = OmegaConf.select(composition.hydra, "sweeper.params") if self._multirun else None
+        for key, value in (params or {}).items():
+            origin = f"hydra.sweeper.params, {composition.origins.of(f'hydra.sweeper.params.{key}')}"
+            typed, problems = parse_overrides([f"{key}={value}"], self._composer, True, origin)
+            usable, unusable = usable_choices(typed, self._composer)
+            self._params += without_null_groups(usable)
+            self.problems += [*problems, *unusable]
+
     def _combinations(self) -> Iterator[tuple[str, ...]]:
         """The choices of groups to compose: all combinations where they are few, else each choice once."""
-        chosen = [choose(item) for item in self._typed if item.is_group]
+        chosen = [choose(item) for item in self._all if item.is_group]
         product = itertools.product(*chosen)
         if len(combinations := list(itertools.islice(product, MOST_COMBINATIONS + 1))) <= MOST_COMBINATIONS:
             yield from combinations
@@ -103,16 +147,11 @@ class _Check:
         for place, options in enumerate(chosen):
             yield from ((*first[:place], option, *first[place + 1 :]) for option in options[1:])
 
-    def _compose(self, number: int) -> Composition | None:
-        return self._compose_choices(next(itertools.islice(self._combinations(), number, None)))
-
-    def _compose_choices(self, groups: Sequence[str]) -> Composition | None:
+    def _compose(self, groups: Sequence[str]) -> Composition | None:
         try:
             return self._composer.compose(list(groups))
-        except (HydraException, OmegaConfBaseException, YAMLError, ValueError, AssertionError) as error:
-            causes = [text for text in (str(error.__cause__ or ""), str(error)) if text]
-            words = " ".join(causes[0].split()) if causes else type(error).__name__
-            self.problems.append(Problem(" ".join(groups) or "conf/config.yaml", COMMAND_LINE, words))
+        except Rejected as error:
+            self.problems += error.problems
             return None
 
     def _rewrite(self, composition: Composition) -> Composition:
@@ -122,18 +161,18 @@ class _Check:
         drops_tuned = rewriter.other_env(self._typed)
         self._typed = [*rewriter.added, *self._typed]
         self._notices += rewriter.notices
-        return (self._compose(0) or composition) if drops_tuned else composition
+        return self._compose_first() if drops_tuned else composition
 
     def _check_composition(self, composition: Composition) -> dict[str, Any]:
         """Check the keys, then the values of the first job, then every other value of each sweep."""
         plain = as_plain(composition.tree)
         items = []
-        for item in self._typed:
+        for item in self._all:
             if not item.is_group and not item.is_hydra:
-                problem = check_key(item, plain, composition.origins, self._groups)
+                problem = check_key(item, plain, composition.origins, self._composer)
                 self.problems += [problem] if problem else []
                 items += [] if problem else [item]
-        composition.origins.typed |= {key for item in items if item.prefix != "~" for key in item.keys()}
+        composition.origins.typed |= {key: item.origin for item in items if item.prefix != "~" for key in item.keys()}
         config = self._check_values(composition, [(item, item.values[0]) for item in items if item.values])
         for swept in items:
             for value in swept.values[1:]:
@@ -144,27 +183,8 @@ class _Check:
     def _check_values(self, composition: Composition, values: list[tuple[Typed, Any]]) -> dict[str, Any]:
         tree = copy.deepcopy(composition.tree)
         refused = [problem for item, value in values if (problem := apply(tree, item, value))]
-        config, problems = validate(tree, composition.origins, self._groups)
+        config, problems = validate(tree, composition.origins, self._groups, as_plain(composition.hydra))
         self.problems += [*refused, *problems]
         if any(item.key == "env.id" for item, _ in values):
             self.problems += unknown_env_ids(config, composition.origins)
         return config
-
-    def _check_hydra(self, composition: Composition) -> None:
-        tree = {"hydra": as_plain(composition.hydra)}
-        for item in self._typed:
-            if not item.is_hydra or item.is_group:
-                continue
-            if item.key == "hydra.mode":
-                self.problems.append(
-                    Problem(item.text, COMMAND_LINE, "the mode is not a setting", "use -m for a sweep")
-                )
-            elif item.prefix in ("", "~") and lookup(tree, item.key) is ABSENT:
-                guess = did_you_mean(nearest_key(item.key, list(all_keys(tree))))
-                self.problems.append(Problem(item.key, COMMAND_LINE, "Hydra has no such setting", guess))
-            elif item.prefix == "" and (problem := self._apply_hydra(composition, item)):
-                self.problems.append(problem)
-
-    def _apply_hydra(self, composition: Composition, item: Typed) -> Problem | None:
-        tree = DictConfig({"hydra": copy.deepcopy(composition.hydra)})
-        return apply(tree, item, item.values[0])

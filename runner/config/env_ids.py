@@ -5,13 +5,19 @@ from typing import Any
 
 from runner.config.origins import Origins
 from runner.config.report import Problem, did_you_mean, nearest, show
+from runner.config.source import find_spec
 
 
 def unknown_env_ids(config: Mapping[str, Any], origins: Origins) -> Iterator[Problem]:
     """A problem where a typed ``env.id`` is not registered; what ``module:Id`` names is known once it is imported."""
     env = config.get("env")
     id = env.get("id") if isinstance(env, Mapping) else None
-    if not isinstance(id, str) or ":" in id:
+    if not isinstance(id, str):
+        return
+    module, colon, _ = id.rpartition(":")
+    if colon:
+        if find_spec(module) is None:
+            yield Problem(f"env.id = {show(id)}", origins.of("env.id"), f"there is no module {module}", "", "env.id")
         return
     import gymnasium  # a tenth of a second, which nobody need wait for who did not type an id
 

@@ -4,6 +4,7 @@ import logging
 import math
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,13 @@ from typing import Any
 import torch
 
 from runner.config.assemble import Config, Experiment, assemble
-from runner.config.signals import PREEMPTED, StopSignals
+from runner.config.folder import check_folder
+from runner.config.shown_warnings import shown_warnings
+from runner.config.signals import PREEMPTED, StopSignals, read_grace_seconds
 from runner.config.summary import explain_schedule, shown, summarize
+from runner.evaluation import Evaluated
 from runner.runs import RunFolder, config_hash, read_git_sha
-from runner.spec import CheckpointError, ConfigError, HooklineError
+from runner.spec import Abandoned, CheckpointError, ConfigError, HooklineError
 from runner.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -39,6 +43,10 @@ class RunCrashed(HooklineError):
     """Something other than Hookline's own checks ended a run."""
 
 
+class CannotLog(HooklineError):
+    """The disk takes no more rows of metrics; the run is saved, or its last checkpoint stays, and can go on later."""
+
+
 def explain(config: Config) -> str:
     """What a run would do: the schedule of its hooks, shapes, and memory. Builds the parts and trains nothing."""
     torch.set_num_threads(config["threads"])
@@ -51,21 +59,28 @@ def run_experiment(
     resume: bool = False,
     algo: str = "",
     env: str = "",
-    on_start: Callable[[], None] = lambda: None,
+    on_start: Callable[[RunFolder], None] = lambda run: None,
 ) -> Outcome:
     """Run (or go on with) the experiment ``config`` in ``folder``; ``algo`` and ``env`` name it in ``run.json``.
 
     ``on_start`` is called when everything has been built and loaded, before anything is trained.
     """
     torch.set_num_threads(config["threads"])
-    run = open_run(config, folder, resume, algo, env)
-    try:
-        with StopSignals() as signals:
+    with shown_warnings(), _stop_signals() as signals:
+        run = open_run(config, folder, resume, algo, env)
+        try:
             experiment = _prepare(config, run, resume)
-            on_start()
+            on_start(run)
             return _train(config, experiment, run, signals)
-    finally:
-        run.unlock()
+        finally:
+            run.unlock()
+
+
+def _stop_signals() -> StopSignals:
+    try:
+        return StopSignals(read_grace_seconds())
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _prepare(config: Config, run: RunFolder, resume: bool) -> Experiment:
@@ -78,21 +93,32 @@ def _prepare(config: Config, run: RunFolder, resume: bool) -> Experiment:
         raise
     trainer = experiment.trainer
     if resume:
-        _load(trainer)
+        _load(trainer, run)
     if run.record["status"] == "done":
         trainer.forget_stop()  # whoever resumes a finished run wants it to go on
     trainer.metrics.log_hparams(config)
     log.info("the run %s at env step %s", "goes on" if resume else "begins", trainer.progress.env_steps)
-    run.update(status="running", config_hash=config_hash(config), progress=trainer.progress.state_dict())
+    progress, saved = trainer.progress.state_dict(), _saved_env_steps(trainer)
+    run.update(status="running", config_hash=config_hash(config), progress=progress, saved_env_steps=saved)
     return experiment
+
+
+def _saved_env_steps(trainer: Trainer) -> int | None:
+    return trainer.checkpoint.saved_env_steps if trainer.checkpoint else None
 
 
 def _train(config: Config, experiment: Experiment, run: RunFolder, signals: StopSignals) -> Outcome:
     trainer = experiment.trainer
     mlflow = _find_mlflow(trainer)
-    trainer.ask_to_stop = lambda: _at_safe_point(run, signals, mlflow)
+    trainer.ask_to_stop = lambda: _at_safe_point(run, signals, mlflow) or trainer.metrics.failure()
+    experiment.evaluation.should_stop = lambda: signals.reason() is not None
+    if mlflow is not None:
+        mlflow.should_hurry = experiment.evaluation.should_stop
     try:
-        trainer.train()
+        with suppress(Abandoned):  # where the trainer cannot save what was given up, the checkpoint before has to do
+            trainer.train()
+        if signals.reason() is None:
+            _check_rows(trainer)
         return _finish(config, experiment, run, signals)
     except Exception as error:
         raise _crash(experiment, run, error) from error
@@ -105,6 +131,8 @@ def open_run(config: Config, folder: Path, resume: bool, algo: str, env: str) ->
     identity = {"seed": config["seed"], "config_hash": config_hash(config), "git_sha": read_git_sha(Path(__file__))}
     names = {"algo": algo, "env": env, "threads": config["threads"]}
     try:
+        if resume:
+            check_folder(folder)
         run = RunFolder.open(folder) if resume else RunFolder.start(folder, **names, **identity)
         run.lock()
     except ValueError as error:
@@ -122,14 +150,26 @@ def _assemble(config: Config, run: RunFolder | None = None) -> Experiment:
         raise NotStarted(" ".join(str(error).split())) from error
 
 
-def _load(trainer: Trainer) -> None:
+def _load(trainer: Trainer, run: RunFolder) -> None:
     """Restore the newest good checkpoint; a run that was stopped before its first one begins anew."""
     if trainer.checkpoint and trainer.checkpoint.folders():
+        trainer.checkpoint.remove_stale()  # now, as a run that is over saves nothing any more
         trainer.load_from_file()
+        if not trainer.checkpoint.rejected:
+            _warn_if_thrown_back(trainer, run)
         _tell(f"going on from env step {trainer.progress.env_steps:,} in {shown(trainer.checkpoint.folder.parent)}")
     else:
+        if run.saved_env_steps is not None and trainer.checkpoint:
+            raise CheckpointError(f"the checkpoints of this run are gone: there is none in {trainer.checkpoint.folder}")
         _tell("this run has no checkpoint yet: it begins anew")
         trainer.metrics.resume_without_state()
+
+
+def _warn_if_thrown_back(trainer: Trainer, run: RunFolder) -> None:
+    """Tell of a checkpoint that the run had when it was last heard of, and that somebody removed."""
+    saved, env_steps = run.saved_env_steps, trainer.progress.env_steps
+    if saved is not None and saved > env_steps:
+        log.warning("%s: the checkpoint of env step %s, the last one saved, is gone", run.path, f"{saved:,}")
 
 
 def _at_safe_point(run: RunFolder, signals: StopSignals, mlflow: Any) -> str | None:
@@ -137,6 +177,20 @@ def _at_safe_point(run: RunFolder, signals: StopSignals, mlflow: Any) -> str | N
     if mlflow is not None and run.mlflow_run_id is None and mlflow.run_id is not None:
         run.update(mlflow_run_id=mlflow.run_id)
     return signals.reason()
+
+
+def _check_rows(trainer: Trainer) -> None:
+    """End a saved run whose rows of metrics can no longer be written."""
+    if failure := trainer.metrics.failure():
+        place = f"saved at env step {trainer.progress.env_steps:,}" if trainer.checkpoint else "this run saves nothing"
+        raise CannotLog(f"{failure}; {place}, resume=<folder> goes on")
+
+
+def _without_rows(trainer: Trainer, error: Exception) -> Exception:
+    """The error, or where no checkpoint could be saved because rows could not be written, that this was so."""
+    failure = trainer.metrics.failure()
+    is_same = failure is None or not isinstance(error, CheckpointError)
+    return error if is_same else CannotLog(f"{failure}; {error}; resume=<folder> goes on from the last one")
 
 
 def _find_mlflow(trainer: Trainer) -> Any:
@@ -147,25 +201,38 @@ def _find_mlflow(trainer: Trainer) -> Any:
 def _finish(config: Config, experiment: Experiment, run: RunFolder, signals: StopSignals) -> Outcome:
     trainer = experiment.trainer
     _close_hooks(experiment)  # the progress bar ends before the summary begins
-    if signals.reason() is not None:
+    final = _evaluate_finally(experiment, signals)
+    if final is None:
         trainer.metrics.close("preempted")
         _record(experiment, run, "preempted", signals.reason())
         _tell(summarize(config, experiment, run, "preempted", None))
         return Outcome("preempted", exit_code=PREEMPTED)
-    final = experiment.evaluation.run("final_evaluation")
     trainer.metrics.add(
         {FINAL_RETURN: float(final.returns.mean()), "eval/final_return_std": float(final.returns.std())}
     )
     trainer.write_row()
+    trainer.metrics.flush()
+    _check_rows(trainer)
     trainer.metrics.close("done")
     _record(experiment, run, "done", trainer.stop_reason)
     _tell(summarize(config, experiment, run, "done", final))
     return Outcome("done", float(final.returns.mean()))
 
 
+def _evaluate_finally(experiment: Experiment, signals: StopSignals) -> Evaluated | None:
+    """``None`` where a signal came; the evaluation is done when the run is resumed."""
+    if signals.reason() is not None:
+        return None
+    try:
+        return experiment.evaluation.run("final_evaluation")
+    except Abandoned:
+        return None
+
+
 def _tell(text: str) -> None:
-    """Say it on the terminal and in the run's log."""
-    print(text, flush=True)
+    """Say it on the terminal, if there still is one, and in the run's log."""
+    with suppress(OSError):
+        print(text, flush=True)
     log.info("%s", text)
 
 
@@ -179,6 +246,7 @@ def _record(experiment: Experiment, run: RunFolder, status: str, reason: str | N
         metrics=trainer.metrics.last_row | ({"perf/env_steps_per_second": rate} if rate is not None else {}),
         best=dict(getattr(recorder, "best", {})),
         mlflow_run_id=getattr(_find_mlflow(trainer), "run_id", None),
+        saved_env_steps=_saved_env_steps(trainer),
     )
 
 
@@ -189,10 +257,12 @@ def _crash(experiment: Experiment, run: RunFolder, error: Exception) -> Hookline
     where = f"{Path(frame.filename).name}:{frame.lineno}"
     line = f"{type(error).__name__} in {where}: {' '.join(str(error).split())}"
     experiment.trainer.metrics.close("crashed")
-    _record(experiment, run, "crashed", line)
-    if isinstance(error, HooklineError):
-        return error
-    return RunCrashed(line)
+    try:
+        _record(experiment, run, "crashed", line)
+    except OSError as failure:  # must not hide what happened
+        log.warning("run.json cannot be written: %s", failure)
+    told = _without_rows(experiment.trainer, error)
+    return told if isinstance(told, HooklineError) else RunCrashed(line)
 
 
 def _close_hooks(experiment: Experiment) -> None:

@@ -3,13 +3,12 @@
 import textwrap
 from typing import Any
 
-from runner.config.composer import Composer, as_plain
+from runner.config.composer import Composer, Composition, as_plain
 from runner.config.report import show
 from runner.config.tree import ABSENT, lookup
 
 USAGE = """\
 Hookline trains reinforcement-learning agents. A run is one tree of settings, put together from groups.
-
 """
 
 COMMANDS = {
@@ -17,6 +16,7 @@ COMMANDS = {
     "env=gym env.id=FrozenLake-v1": "any environment of gymnasium, or my_pkg:MyEnv-v0",
     "-m seed=0,1,2 optimizer.lr=1e-3,5e-4": "a sweep: six runs",
     "resume=outputs/{algo}-{env}/<run>": "go on where a run stopped; resume=auto finds it",
+    "sync=outputs/{algo}-{env}/<run>": "send MLflow the rows it did not get",
     "explain=true": "say what would run, then exit",
 }
 
@@ -26,10 +26,12 @@ SETTINGS = {
     "stop_after": "stop earlier: stop_after.updates=1000 (or env_steps, episodes, seconds)",
     "frame_skip": "how often each action is repeated",
     "device": "cpu, cuda or cuda:1",
-    "threads": "of torch",
+    "threads": "of torch; more than one only pays for large networks",
     "log_every": "a row of metrics: log_every.updates=100",
     "env.id": "the environment",
     "env.num_envs": "environments side by side",
+    "env.on_error": "or restart: an environment that fails is made anew, and its episode goes on",
+    "env.step_timeout": "seconds a step may take before it has hung",
     "collector.frames_per_batch": "env steps between two rounds of updates",
     "loss.gamma": "discount",
     "optimizer.lr": "learning rate",
@@ -40,9 +42,9 @@ SETTINGS = {
     "target_updater.rate": "of the way to the network that the target goes in each update",
     "target_updater.update_frequency": "updates between two copies",
     "learner.clip": "largest gradient",
-    "evaluation.every": "evaluation.every.episodes=50",
+    "evaluation.every": "how often; evaluation.every.episodes=50 counts another unit",
     "evaluation.episodes": "in each evaluation",
-    "checkpoint.every": "checkpoint.every.env_steps=1000",
+    "checkpoint.every": "how often; checkpoint.every.seconds=600 counts another unit",
 }
 """The keys people type, in the order they think of them; keys that a configuration lacks are not shown."""
 
@@ -66,9 +68,7 @@ WIDTH = 118
 def help_text(composer: Composer) -> str:
     """The whole page: usage, groups with their choices from disk, settings with their defaults, examples."""
     composition = composer.compose([])
-    groups = [
-        _group_line(group, composer.choices(group), composition.choices.get(group)) for group in composer.groups()
-    ]
+    groups = [_group_line(group, composer.choices(group), composition) for group in composer.groups()]
     tree = as_plain(composition.tree)
     settings = [line for key, comment in SETTINGS.items() if (line := _setting_line(key, tree, comment))]
     return "\n".join(
@@ -92,8 +92,10 @@ def _command_lines(choices: dict[str, Any]) -> list[str]:
     return [f"  python run.py {command:<40} {comment}" for command, comment in named.items()]
 
 
-def _group_line(group: str, choices: list[str], default: Any) -> str:
-    chosen = default if isinstance(default, list) else [default]
+def _group_line(group: str, choices: list[str], composition: Composition) -> str:
+    default = composition.choices.get(group)
+    read = [file.config_path for file in composition.files]  # Hydra does not tell of several choices
+    chosen = [default] if default else [choice for choice in choices if f"{group}/{choice}" in read]
     marked = "  ".join(f"*{choice}" if choice in chosen else choice for choice in choices)
     return textwrap.fill(marked, WIDTH, initial_indent=f"  {group:<16}", subsequent_indent=" " * 18)
 

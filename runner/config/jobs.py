@@ -3,12 +3,12 @@
 import logging
 import math
 import os
-import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -22,11 +22,14 @@ from runner.config.origins import Origins
 from runner.config.report import Problem, Rejected
 from runner.config.resume import Resumed
 from runner.config.validate import validate
-from runner.runs import config_hash, find_unfinished
+from runner.loggers.files import open_regular
+from runner.runs import RunFolder, config_hash, find_unfinished, remove_unstarted, unreadable_runs
 from runner.spec import HooklineError
+from runner.text import legible
 
 log = logging.getLogger(__name__)
 logging.getLogger("hydra").setLevel(logging.WARNING)  # hydra.verbose sets it again
+logging.raiseExceptions = False  # a full disk would print a traceback for each line of run.log
 logging.getLogger("torchsnapshot").setLevel(logging.WARNING)  # it writes 14 lines about every checkpoint
 
 __all__ = ["Job", "Jobs", "explain", "resume_run"]
@@ -124,49 +127,62 @@ def find_resumable(config: dict[str, Any]) -> Path | None:
         listed = ", ".join(map(str, found))
         raise Rejected([Problem("resume=auto", "command line", f"{len(found)} unfinished runs fit: {listed}",
                                 "choose one with resume=<folder>")])  # fmt: skip
+    for line in unreadable_runs(OUTPUTS) if not found else ():
+        print(f"note: resume=auto passes over a run: {line}", file=sys.stderr, flush=True)
     return found[0] if found else None
-
-
-def remove_unstarted(folder: Path) -> None:
-    """Leave nothing behind of a run that never began: its folder, and those above that it leaves empty."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for parent in folder.parents:
-        if parent == Path() or not parent.is_dir() or any(parent.iterdir()):
-            return
-        parent.rmdir()
 
 
 def report_failure(error: Exception, job: Job, is_sweep: bool) -> None:
     """One line for the user; the traceback of what explains itself badly goes to the log."""
     if not isinstance(error, HooklineError | Rejected):
         log.error("the run failed", exc_info=error)
-    words = str(error) if isinstance(error, HooklineError | Rejected) else f"{type(error).__name__}: {error}"
-    line = " ".join(words.split())
+    line = legible(_words_of(error), most=2000)
     where = "nothing was started" if isinstance(error, NotStarted) else f"log: {job.folder / 'run.log'}"
     message = f"job {job.number} ({job.overrides}) failed: {line}; {where}" if is_sweep else f"{line}; {where}"
     print(message, file=sys.stderr, flush=True)
+
+
+def _words_of(error: Exception) -> str:
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error) if isinstance(error, HooklineError | Rejected) else f"{type(error).__name__}: {error}"
 
 
 def resume_run(resumed: Resumed, command: str) -> int:
     """Go on in the run's own folder; returns the exit code."""
     job = Job(0, "", resumed.folder)
 
-    def keep() -> None:
+    def keep(run: RunFolder) -> None:
         """What was typed holds from now on, once the run has taken it."""
-        resumed.store()
-        with open(resumed.folder / "command.txt", "a") as file:
+        resumed.store(run)
+        with _appending(resumed.folder / "command.txt") as file:
             file.write(f"{command}\n")
 
-    handler = logging.FileHandler(resumed.folder / "run.log")
+    with _appending(resumed.folder / "run.log") as file, _logging_to(file):
+        try:
+            return run_experiment(resumed.config, resumed.folder, resume=True, on_start=keep).exit_code
+        except Exception as error:
+            report_failure(error, job, is_sweep=False)
+            return int(getattr(error, "exit_code", 1))
+
+
+def _appending(path: Path) -> TextIO:
+    """A file of the run's folder that is written for people; where it cannot be, a note says so and that is all."""
+    try:
+        return open(open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), "a", encoding="utf-8")
+    except OSError as error:
+        print(f"note: {path} cannot be written: {error.strerror or error}", file=sys.stderr, flush=True)
+        return open(os.devnull, "w")
+
+
+@contextmanager
+def _logging_to(file: TextIO) -> Iterator[None]:
+    handler = logging.StreamHandler(file)
     handler.setFormatter(logging.Formatter("[%(asctime)s][%(name)s][%(levelname)s] - %(message)s"))
     root = logging.getLogger()
     root.addHandler(handler)
     root.setLevel(logging.INFO)
     try:
-        return run_experiment(resumed.config, resumed.folder, resume=True, on_start=keep).exit_code
-    except Exception as error:
-        report_failure(error, job, is_sweep=False)
-        return int(getattr(error, "exit_code", 1))
+        yield
     finally:
         root.removeHandler(handler)
-        handler.close()

@@ -14,20 +14,21 @@ from runner.config.composer import HYDRA_VERSION_BASE, Composer
 from runner.config.help import help_text
 from runner.config.names import folder_of_run, folder_of_sweep, quote, run_names
 from runner.config.overrides import parse_overrides
-from runner.config.report import COMMAND_LINE, Problem, Rejected
+from runner.config.report import COMMAND_LINE, Problem, Rejected, did_you_mean, nearest, show
 from runner.config.resume import resume
-from runner.config.signals import PREEMPTED
+from runner.config.signals import end_with, remove_if_unstarted, stop_at_once
+from runner.config.sync import folder_to_sync, sync
 from runner.config.targets import CONF
+from runner.loggers.mlflow_process import warm_up
 from runner.runs import RUN_FILE, claim_folder
 
 
 def cli() -> None:
-    """The console script."""
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:  # from when a run is under way, signals save it first
-        print("interrupted before anything was trained", file=sys.stderr)
-        sys.exit(PREEMPTED)
+    """Run the command line of this process."""
+    stop_at_once()
+    exit_code = main()
+    end_with(exit_code)
+    sys.exit(exit_code)
 
 
 def main(argv: Sequence[str] | None = None, conf: Path = CONF) -> int:
@@ -48,6 +49,8 @@ def _main(argv: list[str], conf: Path) -> int:
         return 0
     if arguments.passes_through:
         return _pass_through(argv, arguments, conf)
+    if (folder := folder_to_sync(arguments)) is not None:
+        return sync(arguments, folder)
     command = shlex.join([*_program(), *argv])
     folder = _folder_to_resume(arguments, conf)
     if folder is not None:
@@ -75,14 +78,31 @@ def _only(arguments: Arguments, overrides: list[str]) -> Arguments:
 def _folder_to_resume(arguments: Arguments, conf: Path) -> Path | None:
     """The folder of ``resume=<folder>``, if that is typed."""
     composer = Composer(conf, arguments.config_dir, arguments.config_name)
-    typed, _ = parse_overrides([t for t in arguments.overrides if t.startswith("resume=")], composer, multirun=True)
+    texts = [text for text in arguments.overrides if text.lstrip("+").startswith("resume=")]
+    typed, _ = parse_overrides(texts, composer, multirun=True)
     values = [value for item in typed for value in item.values if value not in (None, "auto")]
     if values and arguments.multirun:
         raise Rejected([Problem(f"resume={values[0]}", COMMAND_LINE, "one run is resumed at a time", "leave out -m")])
-    return Path(str(values[-1])) if values else None
+    return _folder_named(values[-1]) if values else None
+
+
+def _folder_named(value: Any) -> Path:
+    typed = f"resume={show(value)}".replace('"', "")
+    folder = Path(str(value))
+    try:
+        if folder.is_dir() and isinstance(value, str) and value:
+            return folder
+        words = "is no folder" if folder.exists() else "there is no such folder"
+    except OSError:  # too long a name
+        words = "there is no such folder"
+    if nearest(str(value).lower(), ["auto"]):
+        raise Rejected([Problem(typed, COMMAND_LINE, words, did_you_mean("resume=auto"))])
+    raise Rejected([Problem(typed, COMMAND_LINE, words, "resume=auto finds the unfinished run with these settings")])
 
 
 def _launch(arguments: Arguments, checked: Checked, command: str, conf: Path) -> int:
+    if not arguments.multirun:
+        warm_up(checked.config["logger"])
     from runner.config.jobs import Jobs
 
     composer = Composer(conf, arguments.config_dir, arguments.config_name)
@@ -100,13 +120,17 @@ def _folders(arguments: Arguments, checked: Checked) -> list[str]:
         if checked.is_typed("hydra.run.dir"):
             _refuse_used_folder(checked)
         else:
-            added.append(f"hydra.run.dir={quote(claim_folder(folder_of_run(algo, env, checked.config['seed'])))}")
+            added.append(f"hydra.run.dir={quote(_claim(folder_of_run(algo, env, checked.config['seed'])))}")
         return added
     if not checked.is_typed("hydra.sweep.dir"):
-        added.append(f"hydra.sweep.dir={quote(claim_folder(folder_of_sweep(algo, env)))}")
+        added.append(f"hydra.sweep.dir={quote(_claim(folder_of_sweep(algo, env)))}")
     if not checked.is_typed("hydra.sweep.subdir"):
         added.append("hydra.sweep.subdir=${hydra.job.num}-s${seed}")
     return added
+
+
+def _claim(wanted: Path) -> Path:
+    return remove_if_unstarted(claim_folder(wanted))
 
 
 def _refuse_used_folder(checked: Checked) -> None:
@@ -145,6 +169,7 @@ def _resume(arguments: Arguments, folder: Path, command: str, conf: Path) -> int
     resumed = resume(arguments, folder, conf)
     if resumed.config["explain"]:
         return _explain(resumed.config)
+    warm_up(resumed.config["logger"])
     from runner.config.jobs import resume_run
 
     return resume_run(resumed, command)
@@ -152,6 +177,9 @@ def _resume(arguments: Arguments, folder: Path, command: str, conf: Path) -> int
 
 def _pass_through(argv: list[str], arguments: Arguments, conf: Path) -> int:
     """Hydra's own flags; nothing runs."""
+    if arguments.overrides:
+        checked = check(arguments, conf)
+        argv = [*(word for word in argv if word not in arguments.overrides), *checked.overrides]
     decorate = hydra.main(version_base=HYDRA_VERSION_BASE, config_path=str(conf), config_name=arguments.config_name)
     with command_line(argv):
         decorate(lambda tree: None)()

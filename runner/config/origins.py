@@ -1,23 +1,10 @@
 """Which file and line set each key of a composed configuration."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
-import yaml
-
-from runner.config.report import COMMAND_LINE
-
-
-@dataclass(frozen=True)
-class ConfigFile:
-    """A file of the composition: where it is, what a person calls it, and the key its content is put under."""
-
-    path: Path
-    label: str
-    package: str
-    config_path: str
+from runner.config.files import ConfigFile, check_file, read_root, walk_keys
 
 
 @dataclass(frozen=True)
@@ -33,18 +20,21 @@ class Setting:
 
 @dataclass
 class Origins:
-    """The settings of each key in merge order, and the keys the command line sets."""
+    """The settings of each key in merge order, and where the keys were typed that are set on top of them."""
 
     settings: dict[str, list[Setting]] = field(default_factory=dict)
-    typed: set[str] = field(default_factory=set)
+    typed: dict[str, str] = field(default_factory=dict)
 
     def of(self, key: str) -> str:
         """``file:line`` of the last setting of the key or of its nearest parent, or ``command line``."""
+        inside = [origin for typed, origin in self.typed.items() if typed.startswith(f"{key}.")]
+        if inside:
+            return inside[-1]
         parts = key.split(".")
         for depth in range(len(parts), 0, -1):
             name = ".".join(parts[:depth])
             if name in self.typed:
-                return COMMAND_LINE
+                return self.typed[name]
             if name in self.settings:
                 return str(self.settings[name][-1])
         return "conf/config.yaml"
@@ -54,28 +44,16 @@ def read_origins(files: Sequence[ConfigFile]) -> Origins:
     """The origins of the keys that these files set, the later file last."""
     origins = Origins()
     for file in files:
-        for key, line in _keys_of(file.path):
+        if file.package:
+            origins.settings.setdefault(file.package, []).append(Setting(file, 1))
+        for key, line in walk_keys(read_root(file.path)):
             full = f"{file.package}.{key}" if file.package else key
             origins.settings.setdefault(full, []).append(Setting(file, line))
     return origins
 
 
 def read_stored_origins(path: Path) -> Origins:
-    """The origins of a configuration that is stored as one file."""
-    return read_origins([ConfigFile(path, str(path), "", "")])
-
-
-@lru_cache(maxsize=256)
-def _keys_of(path: Path) -> tuple[tuple[str, int], ...]:
-    node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    return tuple(_walk(node, ""))
-
-
-def _walk(node: yaml.Node | None, prefix: str) -> Iterator[tuple[str, int]]:
-    if not isinstance(node, yaml.MappingNode):
-        return
-    for key_node, value in node.value:
-        key = f"{prefix}{key_node.value}"
-        if key != "defaults":
-            yield key, key_node.start_mark.line + 1
-            yield from _walk(value, f"{key}.")
+    """The origins of a configuration that is stored as one file; raises ``Rejected`` for one that cannot be read."""
+    file = ConfigFile(path, str(path), "", "")
+    check_file(file)
+    return read_origins([file])

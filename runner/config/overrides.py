@@ -2,6 +2,8 @@
 
 import itertools
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,22 +11,27 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep, Sweep
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import Container, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.composer import Composer
 from runner.config.report import COMMAND_LINE, Problem
+from runner.config.root import NAMED_NODES
 from runner.config.tree import all_keys
 
 MOST_VALUES = 200
 """Of a longer sweep over one key, only this many values are checked in advance."""
 
 
+EXAMPLE = "quote values with spaces or special characters: key='\"a value\"'"
+
+
 @dataclass(frozen=True)
 class Typed:
     """One override; ``prefix`` is what stands before the key: nothing, ``+``, ``++`` or ``~``.
 
-    ``values`` holds every value of a sweep, otherwise the one value. ``text`` is what Hydra will be given.
+    ``values`` holds every value of a sweep, otherwise the one value. ``text`` is what Hydra will be given. ``origin``
+    says where it was typed.
     """
 
     text: str
@@ -34,6 +41,8 @@ class Typed:
     is_group: bool
     is_sweep: bool
     package: str = ""
+    origin: str = COMMAND_LINE
+    is_interval: bool = False
 
     @property
     def is_hydra(self) -> bool:
@@ -41,6 +50,10 @@ class Typed:
 
     def rewritten(self, text: str, prefix: str) -> "Typed":
         return replace(self, text=text, prefix=prefix)
+
+    def problem(self, shown: str, message: str, hint: str = "") -> Problem:
+        """What is wrong with this override."""
+        return Problem(shown, self.origin, message, hint)
 
     def keys(self) -> Iterator[str]:
         """The dotted keys that this override sets."""
@@ -54,12 +67,16 @@ def parse_override(text: str, composer: Composer) -> Typed:
     """Parse one override; raises ``HydraException`` for bad syntax."""
     override = OverridesParser.create().parse_rule(text, "override")
     assert isinstance(override, Override)
+    if not override.key_or_group:
+        raise ValueError("nothing stands before the =")
+    if override.package == "":
+        raise ValueError("nothing stands after the @")
     prefix = override.get_key_element().removesuffix(f"@{override.package}").removesuffix(override.key_or_group)
     is_dict = isinstance(override.value(), dict)
     is_group = override.package is not None or (composer.is_group(override.key_or_group) and not is_dict)
     values = tuple(_values(override, composer))
-    sweep = override.is_sweep_override()
-    return Typed(text, override.key_or_group, prefix, values, is_group, sweep, override.package or "")
+    typed = Typed(text, override.key_or_group, prefix, values, is_group, override.is_sweep_override())
+    return replace(typed, package=override.package or "", is_interval=isinstance(override._value, IntervalSweep))
 
 
 def _values(override: Override, composer: Composer) -> Iterator[Any]:
@@ -76,52 +93,96 @@ def _values(override: Override, composer: Composer) -> Iterator[Any]:
         yield override.value()
 
 
-def parse_overrides(texts: Sequence[str], composer: Composer, multirun: bool) -> tuple[list[Typed], list[Problem]]:
+def parse_overrides(
+    texts: Sequence[str], composer: Composer, multirun: bool, origin: str = COMMAND_LINE
+) -> tuple[list[Typed], list[Problem]]:
     """Everything that parses, and a problem for everything that does not or that only ``-m`` allows."""
     typed, problems = [], []
     for text in texts:
         try:
-            item = parse_override(text, composer)
-        except HydraException as error:
-            problems.append(
-                Problem(text, COMMAND_LINE, f"cannot be read as key=value: {_reason(error)}", _example(text))
-            )
+            item = replace(parse_override(text, composer), origin=origin)
+        except (HydraException, ValueError) as error:
+            problems.append(_unreadable(text, origin, error))
             continue
-        problem = _sweep_problem(item, multirun)
+        problem = _sweep_problem(item, composer, multirun)
         problems += [problem] if problem else []
         typed += [] if problem else [item]
     return typed, problems
 
 
+def _unreadable(text: str, origin: str, error: Exception) -> Problem:
+    """``path`` is the key, as far as one can tell; the nearest key may be found later."""
+    shown = text if text.strip() else f"'{text}'"
+    key = text.partition("=")[0].strip("+~ ")
+    return Problem(shown, origin, *_diagnosis(text, error), path=key)
+
+
+def _diagnosis(text: str, error: Exception) -> tuple[str, str]:
+    """What is wrong with an override that Hydra's grammar does not accept, and what to write."""
+    strange = next((letter for letter in text if ord(letter) > 127), None)
+    if strange:
+        named = unicodedata.name(strange, "a letter without a name")
+        return f"has {named} ({ascii(strange)[1:-1]}), which no key has and values have only in quotes", ""
+    if "=" not in text:
+        example = f"write {text}=<value>" if re.fullmatch(r"[\w.]+", text) else "write key=value without spaces"
+        return "expected key=value", example
+    if text.startswith("="):
+        return "nothing stands before the =", "write key=value without spaces"
+    value = text.partition("=")[2]
+    for opening, closing in ("[]", "{}"):
+        if value.count(opening) != value.count(closing):
+            missing = closing if value.count(opening) > value.count(closing) else opening
+            return f"lacks a {missing}", "a value with spaces needs quotes around it: 'key={a: 1}'"
+    if value.startswith("(") and value.endswith(")"):
+        return "cannot be read as key=value", f"a list is [{value[1:-1]}]"
+    return f"cannot be read as key=value: {_reason(error)}", EXAMPLE
+
+
 def _reason(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]
+    return str(error).strip().split("\n")[0].partition(" expecting {")[0]
 
 
-def _example(text: str) -> str:
-    if re.fullmatch(r"[\w.]+", text):
-        return f"write {text}=<value>"
-    return "quote values with spaces or special characters: key='\"a value\"'"
-
-
-def _sweep_problem(item: Typed, multirun: bool) -> Problem | None:
+def _sweep_problem(item: Typed, composer: Composer, multirun: bool) -> Problem | None:
     if item.is_sweep and item.is_hydra:
-        return Problem(item.text, COMMAND_LINE, "Hydra's own settings cannot be swept")
+        return item.problem(item.text, "Hydra's own settings cannot be swept")
     if item.is_sweep and not multirun:
-        listed = item.text.partition("=")[2]
-        return Problem(item.text, COMMAND_LINE, "several values need -m", f"a list is {item.key}=[{listed}]")
+        listed = f"a list is {item.key}=[{item.text.partition('=')[2]}]"
+        takes_list = not item.is_group or item.key in NAMED_NODES
+        return item.problem(item.text, "several values need -m", listed if takes_list else "")
+    if item.is_sweep and not item.values:
+        choices = f"choices: {', '.join(composer.choices(item.key))}" if item.is_group else ""
+        return item.problem(item.text, "stands for no value at all", choices)
     return None
+
+
+def sweep_problems(items: Sequence[Typed], sweeper: str) -> Iterator[Problem]:
+    """Sweeps that the sweeper cannot take, and keys that are swept and set again, which gives the same job twice."""
+    counts = Counter((item.key, item.package) for item in items)
+    for item in items:
+        if item.is_sweep and counts[item.key, item.package] > 1:
+            yield item.problem(item.text, f"{item.key} is set twice, and a sweep sets it once", "leave one of them out")
+        if item.is_interval and sweeper == "basic":
+            words = "an interval is for sweepers that choose values themselves"
+            yield item.problem(item.text, words, f"name the values: {item.key}=1,2,3 or range(1,4)")
 
 
 def apply(tree: DictConfig, item: Typed, value: Any) -> Problem | None:
     """Change the tree as Hydra will; a problem where OmegaConf refuses."""
     try:
         with open_dict(tree):
+            parent, _, name = item.key.rpartition(".")
+            container = OmegaConf.select(tree, parent) if parent else tree
+            is_new = not isinstance(container, Container) or _lacks(container, name)
+            if is_new and item.prefix in ("", "~") and not isinstance(value, dict):
+                return item.problem(item.text, "another override takes it out first", "leave one of them out")
             if item.prefix == "~":
-                parent, _, name = item.key.rpartition(".")
-                container = OmegaConf.select(tree, parent) if parent else tree
                 del container[name]
             else:
                 OmegaConf.update(tree, item.key, value, merge=True, force_add=True)
-    except (OmegaConfBaseException, TypeError, ValueError, AttributeError, KeyError) as error:
-        return Problem(item.text, COMMAND_LINE, f"cannot be set: {_reason(error)}")
+    except (OmegaConfBaseException, TypeError, ValueError, AttributeError, KeyError, AssertionError) as error:
+        return item.problem(item.text, f"cannot be set: {_reason(error)}")
     return None
+
+
+def _lacks(container: Container, name: str) -> bool:
+    return name not in container.keys() if isinstance(container, DictConfig) else not name.isdigit()

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from runner.text import legible
+
 COMMAND_LINE = "command line"
 FEW = 12
 
@@ -25,7 +27,7 @@ class Problem:
 
     def __str__(self) -> str:
         ending = f"; {self.hint}" if self.hint else ""
-        return " ".join(f"{self.key} ({self.origin}): {self.message}{ending}".split())
+        return legible(f"{self.key} ({self.origin}): {self.message}{ending}", most=2000)
 
 
 class Rejected(Exception):
@@ -39,8 +41,8 @@ class Rejected(Exception):
 
     def __str__(self) -> str:
         count = len(self.problems)
-        title = "one mistake" if count == 1 else f"{count} mistakes"
-        return "\n".join([f"{title} in the configuration, nothing was started:", *(f"  {p}" for p in self.problems)])
+        total = "one mistake" if count == 1 else f"{count} mistakes"
+        return "\n".join([*map(str, self.problems), f"{total} in the configuration, nothing was started"])
 
 
 def show(value: Any) -> str:
@@ -48,12 +50,22 @@ def show(value: Any) -> str:
     return json.dumps(value, default=str)
 
 
-def nearest(name: str, names: Iterable[str]) -> str | None:
-    """The name most like ``name``, or ``None``."""
+def nearest(name: str, names: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The name most like ``name``: one that a slip of one key turns into it first; or ``None``."""
     candidates = sorted(set(names))
-    close = difflib.get_close_matches(name, candidates, n=1, cutoff=0.6)
+    slips = [one for one in candidates if _is_one_slip(name, one) or one.lower() == name.lower()]
+    close = difflib.get_close_matches(name, slips or candidates, n=1, cutoff=0.0 if slips else cutoff)
     starts = [candidate for candidate in candidates if len(name) > 1 and candidate.startswith(name)]
     return close[0] if close else (starts[0] if starts else None)
+
+
+def _is_one_slip(typed: str, meant: str) -> bool:
+    """Whether one letter was left out, added, exchanged for another or for its neighbour."""
+    pairs = enumerate(zip(typed, meant, strict=False))
+    start = next((place for place, (one, other) in pairs if one != other), min(len(typed), len(meant)))
+    typed, meant = typed[start:], meant[start:]
+    exchanged = typed[1:] == meant[1:] or (typed[:2] == meant[1::-1] and typed[2:] == meant[2:])
+    return exchanged or typed[1:] == meant or typed == meant[1:]
 
 
 def nearest_key(key: str, keys: Sequence[str]) -> str | None:
@@ -66,8 +78,8 @@ def nearest_key(key: str, keys: Sequence[str]) -> str | None:
     if namesakes:
         return nearest(key, namesakes) or namesakes[0]
     leaves = {k.rpartition(".")[2]: k for k in sorted(keys, reverse=True)}
-    close = nearest(key, keys)
-    return close or (leaves[like] if (like := nearest(leaf, leaves)) else None)
+    close = nearest(key, [k for k in keys if not key.startswith(f"{k}.")])
+    return close or (leaves[like] if (like := nearest(leaf, leaves, cutoff=0.8)) else None)
 
 
 def did_you_mean(name: str | None) -> str:

@@ -1,6 +1,6 @@
 """Going on with a run: its stored configuration, and on top of it what is typed now."""
 
-import os
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.arguments import Arguments
 from runner.config.composer import Composer, as_plain
+from runner.config.folder import check_folder
 from runner.config.groups import choose, usable_choices
 from runner.config.keys import check_key
 from runner.config.origins import read_stored_origins
@@ -18,17 +19,18 @@ from runner.config.overrides import Typed, apply, parse_overrides
 from runner.config.report import COMMAND_LINE, Problem, Rejected
 from runner.config.rewrite import replace_units, without_null_groups
 from runner.config.schema import TARGET
-from runner.config.stored import forbidden_problems, read_yaml, targets_of, unnameable_problems
+from runner.config.stored import read_yaml
 from runner.config.targets import CONF
 from runner.config.tree import lookup
+from runner.config.trust import ADDRESSES, MOST_PROBLEMS, forbidden_problems, targets_of, unnameable_problems
 from runner.config.validate import check_values, resolve
-from runner.runs import read_run
+from runner.runs import CONFIG_FILE, RunFolder, is_config_changed, read_run
 
 FIXED_GROUPS = ("algo", "env", "network", "experiment", "tuned")
 FIXED_KEYS = ("env", "network", "seed", "frame_skip")
 """A checkpoint fits only the algorithm, environment and network that it was written by, and their random streams."""
-ADDRESSES = ("tracking_uri",)
-"""Settings that say where to connect to: read back from a folder, they would choose a host, or a file, for us."""
+FREE_KEYS = ("env.on_error", "env.max_restarts", "env.step_timeout")
+"""What becomes of an environment that fails is no part of what it is."""
 
 
 @dataclass(frozen=True)
@@ -39,30 +41,46 @@ class Resumed:
     folder: Path
     tree: DictConfig
 
-    def store(self) -> None:
+    def store(self, run: RunFolder) -> None:
         """Write the configuration back, so that what was typed now still holds when the run is resumed again."""
-        path = self.folder / ".hydra" / "config.yaml"
-        temporary = path.with_name(f"config.yaml.{os.getpid()}")
         own: dict[str, Any] = {"resume": None, "explain": False, "trust": []}
-        temporary.write_text(OmegaConf.to_yaml(OmegaConf.merge(self.tree, own)), encoding="utf-8")
-        os.replace(temporary, path)
+        run.store_config(OmegaConf.to_yaml(OmegaConf.merge(self.tree, own)))
 
 
 def resume(arguments: Arguments, folder: Path, conf: Path = CONF) -> Resumed:
     """Check a run's folder and what is typed besides ``resume=``; raises ``Rejected`` with every mistake."""
     record = _read_record(folder)
-    stored = read_yaml(folder / ".hydra" / "config.yaml")
+    stored = read_yaml(folder / CONFIG_FILE)
     composer = Composer(conf, arguments.config_dir, arguments.config_name)
-    return _Resume(arguments, folder, stored, composer).run(record)
+    try:
+        resumed = _Resume(arguments, folder, stored, composer).run(record)
+    except Rejected as error:
+        raise _changed(record, folder) or error from None
+    if changed := _changed(record, folder):
+        raise changed
+    return resumed
+
+
+def _changed(record: Mapping[str, Any], folder: Path) -> Rejected | None:
+    """What to say of a stored configuration that is not the one this run wrote, whatever else is wrong with it."""
+    if not is_config_changed(record, folder):
+        return None
+    words = "was damaged, or edited, since this run wrote it: its SHA-256 is not the one in run.json"
+    return Rejected([Problem(str(folder / CONFIG_FILE), "run folder", words, "put it back, and type what changes")])
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
     if not folder.is_dir():
         raise Rejected([Problem(f"resume={folder}", COMMAND_LINE, "there is no such folder")])
     try:
+        check_folder(folder)
         return read_run(folder)
     except ValueError as error:
         raise Rejected([Problem(f"resume={folder}", COMMAND_LINE, str(error))]) from None
+
+
+def _is_fixed(key: str) -> bool:
+    return key.split(".")[0] in FIXED_KEYS and key not in FREE_KEYS
 
 
 def _fixed(item: Typed, name: str) -> Problem:
@@ -86,7 +104,7 @@ class _Resume:
         typed, problems = usable_choices(without_null_groups(typed), composer)
         self._problems += problems
         self._typed = [item for item in typed if item.key != "resume"]
-        self._path = folder / ".hydra" / "config.yaml"
+        self._path = folder / CONFIG_FILE
         self._origins = read_stored_origins(self._path)
         self._named: set[str] = set()  # keys of nodes whose targets this command line names
 
@@ -130,12 +148,12 @@ class _Resume:
                 self._problems.append(Problem(item.text, COMMAND_LINE, words))
             elif item.is_group:
                 self._problems += [_fixed(item, item.key)] if item.key in FIXED_GROUPS else []
-            elif problem := check_key(item, plain, self._origins, self._composer.groups()):
+            elif problem := check_key(item, plain, self._origins, self._composer):
                 self._problems.append(problem)
-            elif name in FIXED_KEYS and (not item.values or lookup(plain, item.key) != item.values[0]):
+            elif _is_fixed(item.key) and (not item.values or lookup(plain, item.key) != item.values[0]):
                 self._problems.append(_fixed(item, name))
             else:
-                self._origins.typed.update(item.keys())
+                self._origins.typed |= dict.fromkeys(item.keys(), COMMAND_LINE)
                 yield item
 
     def _note_targets(self, key: str, value: Any) -> None:
@@ -149,22 +167,26 @@ class _Resume:
         for name, value in {"resume": str(self._folder), "explain": False, "trust": []}.items():
             if name not in typed:
                 tree[name] = value
-        for name, logger in (tree.get("logger") or {}).items():
+        loggers = as_plain(tree).get("logger")
+        for name, logger in loggers.items() if isinstance(loggers, dict) else ():
             for address in ADDRESSES:
-                if isinstance(logger, DictConfig) and address in logger and f"logger.{name}.{address}" not in typed:
-                    logger[address] = None
+                key = f"logger.{name}.{address}"
+                if isinstance(logger, dict) and logger.get(address) is not None and key not in typed:
+                    OmegaConf.update(tree, key, None)
+                    print(f"note: {key} is not read back from a run: type it, to connect there", file=sys.stderr)
 
     def _check(self, tree: DictConfig) -> dict[str, Any]:
         """Names before values before identities: nothing that is not trusted is imported."""
         resolved = resolve(tree, self._origins)
         listed = resolved.values["trust"]
         trust = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
-        refused = list(unnameable_problems(resolved.values, trust, self._named, str(self._path)))
+        origin, typed = str(self._path), self._origins.typed
+        refused = list(unnameable_problems(resolved.values, trust, self._named, typed, origin))
         if refused:
-            self._problems += [*resolved.problems, *refused]
+            self._problems += [*resolved.problems, *refused][:MOST_PROBLEMS]
             return {}
         config, wrong = check_values(resolved, self._origins, self._composer.groups())
         self._problems += wrong
         if not self._problems:
-            self._problems += forbidden_problems(config, trust, self._named, str(self._path))
+            self._problems += forbidden_problems(config, trust, self._named, origin)
         return config

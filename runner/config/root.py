@@ -2,10 +2,13 @@
 
 from typing import Annotated, Any
 
+from annotated_types import Ge, Le
 from pydantic import Field
 
 from runner.types import Compile, Every, NonNegativeInt, PositiveInt, StopAfter
 
+Threads = Annotated[int, Ge(1), Le(1024)]
+"""More than any machine has cores; torch would start as many as it is told."""
 Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:<number>")]
 
 
@@ -15,7 +18,7 @@ def root(
     stop_after: StopAfter,
     frame_skip: PositiveInt,
     device: Device,
-    threads: PositiveInt,
+    threads: Threads,
     compile: Compile,
     log_every: Every,
     resume: str | None,

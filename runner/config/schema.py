@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import ConfigDict, TypeAdapter
 from pydantic_core import ValidationError
 
 from runner.config.injected import INJECTED
@@ -15,7 +15,7 @@ from runner.config.root import NAMED_NODES, NEEDED_NODES, OPTIONAL_NODES
 from runner.config.signature import REQUIRED, Parameter, Signature, read_signature
 from runner.config.targets import TargetError
 from runner.config.tree import MISSING, Unknown, has_unknown
-from runner.config.words import describe, is_factory, union_members, unwrap
+from runner.config.words import describe, is_factory, literal_keys, literals, union_members, unwrap
 
 ROOT = "runner.config.root.root"
 TARGET = "_target_"
@@ -24,7 +24,7 @@ TARGET = "_target_"
 @lru_cache(maxsize=1024)
 def _adapter(hint: Any) -> TypeAdapter[Any] | None:
     try:
-        return TypeAdapter(hint)
+        return TypeAdapter(hint, config=ConfigDict(allow_inf_nan=False))
     except Exception:  # a class pydantic cannot describe: its values are not checked
         return None
 
@@ -87,7 +87,9 @@ class Schema:
         """Check one node against its target's signature."""
         target = node[TARGET]
         if not isinstance(target, str):
-            if not isinstance(target, Unknown):
+            if target is MISSING:
+                self._report(f"{key}.{TARGET}", "missing: expected the dotted name of a class or function")
+            elif not isinstance(target, Unknown):
                 self._report(
                     f"{key}.{TARGET}", "expected the dotted name of a class or function", f"got {show(target)}"
                 )
@@ -153,11 +155,19 @@ class Schema:
                 return adapter.validate_json(json.dumps(candidate), strict=True)
             except (ValidationError, TypeError):
                 continue
-        self._report(f"{key} = {show(value)}", f"expected {describe(hint)}", key=key)
+        self._report(f"{key} = {show(value)}", f"expected {describe(hint)}", _example(key, hint, value), key)
         return value
 
     def _report(self, shown: str, message: str, hint: str = "", key: str | None = None) -> None:
         self.problems.append(Problem(shown, self._origins.of(key or shown), message, hint, key or shown))
+
+
+def _example(key: str, hint: Any, value: Any) -> str:
+    """What may have been meant by a value that is refused."""
+    units, _ = literal_keys(hint)
+    if units and isinstance(value, int | float):
+        return f"for example {key}.{units[0]}={show(value)}"
+    return did_you_mean(nearest(value, literals(hint))) if isinstance(value, str) else ""
 
 
 def _contains_node(value: Any) -> bool:

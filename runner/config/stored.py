@@ -5,36 +5,75 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf.grammar_parser import OmegaConfGrammarParser, parse
 
 from runner.config.report import Problem, Rejected
-from runner.config.schema import TARGET
-from runner.config.targets import TargetError, is_allowed, is_nameable, resolve_target
+from runner.config.tree import LINK, lookup
 
-MOST_BYTES = 2**20
+MOST_BYTES = 2**17
+MOST_DEPTH = 32
+MOST_EXPANDED = 2**20
+"""Characters, once every interpolation is followed: one that repeats one that repeats one can fill any memory."""
+LARGEST_INTEGER = 2**63
+MOST_PROBLEMS = 10
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; raises ``Rejected`` for anything else, for aliases and for resolver calls."""
     try:
-        with open(path, "rb") as file:
-            raw = file.read(MOST_BYTES + 1)
-        if len(raw) > MOST_BYTES:
-            raise ValueError(f"it has more than {MOST_BYTES} bytes")
-        text = raw.decode()
-        # A few aliases of aliases are enough to fill any memory.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, yaml.SafeLoader)):
-            raise ValueError("it has aliases")
-        content = yaml.load(text, yaml.SafeLoader)
+        content = _load(path)
+        problems = [Problem(key, str(path), f"{value} is not read back from a run", "only ${other.key} is")
+                    for key, value in _strings(content) if "${" in LINK.sub("", value)]  # fmt: skip
+        if not problems and _Sizes(content).of("") > MOST_EXPANDED:
+            raise ValueError(f"its interpolations make more than {MOST_EXPANDED} characters of it")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise Rejected([Problem(str(path), "run folder", f"cannot be read: {' '.join(str(error).split())}")]) from None
-    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
-        raise Rejected([Problem(str(path), "run folder", "is not a mapping of names")])
-    problems = [Problem(key, str(path), f"{value} is not read back from a run", "only ${other.key} is")
-                for key, value in _strings(content) if _calls_resolver(value)]  # fmt: skip
+        raise Rejected([Problem(str(path), "run folder", f"cannot be read: {error}")]) from None
     if problems:
-        raise Rejected(problems)
+        raise Rejected(problems[:MOST_PROBLEMS])
     return content
+
+
+def _load(path: Path) -> dict[str, Any]:
+    if not path.is_file():  # a pipe would keep us waiting
+        raise ValueError("there is no such file")
+    with open(path, "rb") as file:
+        raw = file.read(MOST_BYTES + 1)
+    if len(raw) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES} bytes")
+    text = raw.decode()
+    _check_events(text)
+    content = yaml.load(text, yaml.SafeLoader)
+    if not isinstance(content, dict):
+        raise ValueError("it is not a mapping of names")
+    _check_plain(content, "")
+    return content
+
+
+def _check_events(text: str) -> None:
+    """Refuse what takes long, or much, merely to be read: a few aliases of aliases, or brackets within brackets."""
+    depth = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise ValueError("it has aliases")
+        if depth > MOST_DEPTH:
+            raise ValueError(f"it is nested deeper than {MOST_DEPTH} levels")
+
+
+def _check_plain(value: Any, key: str) -> None:
+    """Refuse what YAML knows and JSON does not, and numbers and texts that cannot be written down again."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if not isinstance(name, str) and (not key or type(name) not in (int, float, bool)):
+                raise ValueError(f"{key or 'it'} has a key that is no name: {name!r:.40}")
+            _check_plain(name, key)
+            _check_plain(inner, f"{key}.{name}".lstrip("."))
+    elif isinstance(value, list):
+        for index, inner in enumerate(value):
+            _check_plain(inner, f"{key}.{index}")
+    elif isinstance(value, str):
+        value.encode()
+    elif not (value is None or isinstance(value, float) or (isinstance(value, int) and abs(value) < LARGEST_INTEGER)):
+        raise ValueError(f"{key} is no plain value: a {type(value).__name__}")
 
 
 def _strings(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
@@ -49,80 +88,34 @@ def _strings(tree: Any, key: str = "") -> Iterator[tuple[str, str]]:
         yield key, tree
 
 
-def _calls_resolver(text: str) -> bool:
-    if "${" not in text:
-        return False
-    try:
-        return any(
-            isinstance(node, OmegaConfGrammarParser.InterpolationResolverContext) for node in _nodes(parse(text))
-        )
-    except Exception:  # what the grammar does not accept is refused as well
-        return True
+class _Sizes:
+    """How long values are once their interpolations are followed; worked out without following them."""
+
+    def __init__(self, tree: Mapping[str, Any]) -> None:
+        self._tree = tree
+        self._known: dict[str, int | None] = {}
+
+    def of(self, key: str) -> int:
+        if key not in self._known:
+            self._known[key] = None
+            self._known[key] = self._measure(lookup(self._tree, key), key)
+        size = self._known[key]
+        if size is None:
+            raise ValueError(f"{key}: its interpolation leads back to itself")
+        return size
+
+    def _measure(self, value: Any, key: str) -> int:
+        if isinstance(value, Mapping):
+            return sum(len(str(name)) + 1 + self._measure(part, f"{key}.{name}") for name, part in value.items())
+        if isinstance(value, list):
+            return sum(1 + self._measure(part, f"{key}.{index}") for index, part in enumerate(value))
+        if isinstance(value, str):
+            return len(value) + sum(self.of(_absolute(link, key)) for link in LINK.findall(value))
+        return 8
 
 
-def _nodes(node: Any) -> Iterator[Any]:
-    yield node
-    for child in getattr(node, "children", None) or ():
-        yield from _nodes(child)
-
-
-def targets_of(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every ``_target_`` of a tree with the key of its node."""
-    if isinstance(tree, Mapping):
-        if TARGET in tree:
-            yield key, tree[TARGET]
-        for name, value in tree.items():
-            yield from targets_of(value, f"{key}.{name}".strip("."))
-    elif isinstance(tree, list):
-        for index, value in enumerate(tree):
-            yield from targets_of(value, f"{key}.{index}")
-
-
-def unnameable_problems(config: Mapping[str, Any], trust: list[str], typed: set[str], origin: str) -> Iterator[Problem]:
-    """Targets and packages that a stored run may not name; judged by their names, nothing is imported.
-
-    Args:
-        typed: the keys of nodes (and ``env.id``) that this command line names itself; those are trusted.
-    """
-    for key, target in targets_of(config):
-        if key not in typed and not (isinstance(target, str) and is_nameable(target, trust)):
-            yield _refusal(key, str(target), trust, origin)
-    package = _package_of_env(config)
-    if package and "env.id" not in typed and package.partition(".")[0] not in trust:
-        yield _refusal("env.id", package, trust, origin)
-
-
-def packages_to_trust(config: Mapping[str, Any]) -> list[str]:
-    """What resuming a run with this configuration has to be told to trust."""
-    targets = [target for _, target in targets_of(config) if not is_nameable(target, ())]
-    package = _package_of_env(config)
-    return sorted({name.partition(".")[0] for name in (*targets, *([package] if package else []))})
-
-
-def _package_of_env(config: Mapping[str, Any]) -> str | None:
-    """The module that ``env.id=module:Id`` imports, unless it is gymnasium's."""
-    env = config.get("env")
-    env_id = env.get("id") if isinstance(env, Mapping) else None
-    if not isinstance(env_id, str) or ":" not in env_id:
-        return None
-    package = env_id.partition(":")[0]
-    return None if package.partition(".")[0] == "gymnasium" else package
-
-
-def forbidden_problems(config: Mapping[str, Any], trust: list[str], typed: set[str], origin: str) -> Iterator[Problem]:
-    """Targets that turn out to be something a stored run may not build; imports the modules they name."""
-    for key, target in targets_of(config):
-        if key in typed:
-            continue
-        try:
-            allowed = is_allowed(resolve_target(target), trust)
-        except TargetError:
-            allowed = False
-        if not allowed:
-            yield _refusal(key, target, trust, origin)
-
-
-def _refusal(key: str, target: str, trust: list[str], origin: str) -> Problem:
-    package = target.partition(".")[0]
-    hint = f"if that is your own package, add trust=[{','.join([*trust, package])}]"
-    return Problem(key, origin, f"a resumed run may not name {target}", hint)
+def _absolute(link: str, key: str) -> str:
+    """The key that ``${link}`` means at ``key``: with a leading dot beside it, with two a level up, and so on."""
+    name = link.lstrip(".")
+    up = len(link) - len(name)
+    return ".".join([*key.lstrip(".").split(".")[:-up], name]) if up else name

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.config.assemble import Config, Experiment
-from runner.config.stored import packages_to_trust
+from runner.config.trust import packages_to_trust
 from runner.evaluation import Evaluated
 from runner.hook import POINTS
 from runner.runs import RunFolder
@@ -70,10 +70,20 @@ def summarize(config: Config, experiment: Experiment, run: RunFolder, status: st
     lines += [
         f"trained     {progress.env_steps:,} env steps, {progress.updates:,} updates, {progress.episodes:,} episodes "
         f"in {progress.seconds:.1f} s ({rate:,.0f} env steps/s)",
+        *_restarts(experiment),
         f"folder      {path}  (metrics.csv, run.json, run.log, ckpt/)",
         f"go on       {_command()} resume={shlex.quote(str(path))}{_trust(config)}{more}",
     ]
     return "\n".join([*lines, *_ways_to_look(experiment)])
+
+
+def _restarts(experiment: Experiment) -> list[str]:
+    guard = experiment.environment.guard
+    if not guard.restarts:
+        return []
+    return [
+        f"restarts    {guard.restarts} of environments that failed, {guard.cut_episodes} episodes cut short by them"
+    ]
 
 
 def _is_full(experiment: Experiment) -> bool:

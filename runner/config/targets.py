@@ -17,7 +17,7 @@ NOT_FOR_RUNS = ("runner.config", "runner.sweeps", "runner.runs", "runner.auto", 
 """Our own modules that start runs or make folders: no stored run has a reason to name them."""
 CONF = Path(__file__).resolve().parents[2] / "conf"
 _TARGET = re.compile(r"_target_:\s*([\w.]+)")
-LIBRARIES = ("torch.nn.", "torch.optim.", "gymnasium.")
+LIBRARIES = ("torch.nn.", "torch.optim.", "gymnasium.envs.")
 
 
 class TargetError(Exception):
@@ -57,24 +57,28 @@ def no_such_name(known: Iterable[str], module_name: str, names: Sequence[str]) -
 
 
 def is_nameable(target: str, trust: Sequence[str]) -> bool:
-    """Whether a stored run may have this target looked up at all: judged by the name, before anything is imported."""
-    if _begins(target, NOT_FOR_RUNS) and not _begins(target, trust):
-        return False
-    return target.startswith((*OURS, *LIBRARIES)) or _begins(target, trust)
+    """Whether a stored run may have this target looked up at all: judged by the name, before anything is imported.
+
+    What a module has in it beyond its own names is whatever it imports, and what that imports, and in the end anything.
+    """
+    if begins(target, trust):
+        return True
+    place = split_target(target) if target.startswith((*OURS, *LIBRARIES)) else None
+    return place is not None and len(place[1]) == 1 and not begins(target, NOT_FOR_RUNS)
 
 
 def is_allowed(found: Any, trust: Sequence[str]) -> bool:
     """Whether a stored run may build this object: judged by where it is really defined, whatever it was called.
 
     Ours: what our own configuration files name, and nothing else of ours, for some of it writes files. torch.nn,
-    torch.optim and gymnasium: classes. Trusted packages: classes and functions.
+    torch.optim and gymnasium's environments: classes. Trusted packages: classes and functions.
     """
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", "")
     if not isinstance(module, str) or not (inspect.isclass(found) or inspect.isfunction(found)):
         return False
     if getattr(sys.modules.get(module), name, None) is not found:
         return False
-    if _begins(module, trust):
+    if begins(module, trust):
         return True
     return f"{module}.{name}" in _our_targets() or (inspect.isclass(found) and _is_library_part(module))
 
@@ -88,9 +92,10 @@ def _our_targets() -> frozenset[str]:
 
 
 def _is_library_part(module: str) -> bool:
-    # The wrappers of gymnasium write videos and statistics wherever they are told to.
-    return module.startswith(LIBRARIES) and not module.startswith("gymnasium.wrappers")
+    # Not the wrappers of gymnasium: they write videos and statistics wherever they are told to.
+    return module.startswith(LIBRARIES)
 
 
-def _begins(name: str, packages: Sequence[str]) -> bool:
+def begins(name: str, packages: Sequence[str]) -> bool:
+    """Whether a dotted name is one of these packages, or in one."""
     return any(name == package or name.startswith(f"{package}.") for package in packages)

@@ -4,16 +4,17 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from omegaconf import Container, DictConfig, ListConfig, Node
+from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
 from runner.config.origins import Origins
-from runner.config.report import Problem
+from runner.config.report import Problem, did_you_mean, nearest_key
 
 ABSENT = object()
 CIRCLE = "it leads back to itself"
 LONGEST_CHAIN = 20
 LINK = re.compile(r"\$\{([\w.]+)\}")
+HYDRA_LINK = re.compile(r"\$\{hydra:\s*([\w.]+)\}")
 
 
 class Unknown:
@@ -53,8 +54,8 @@ def has_unknown(value: Any) -> bool:
 class Resolver:
     """Turns an OmegaConf tree into plain values; what cannot be resolved becomes a problem instead of an exception."""
 
-    def __init__(self, origins: Origins) -> None:
-        self._origins = origins
+    def __init__(self, origins: Origins, hydra: Mapping[str, Any] | None = None) -> None:
+        self._origins, self._hydra = origins, hydra
         self.problems: list[Problem] = []
         self.links: dict[str, str] = {}  # keys that are nothing but ${other.key}, and that other key
 
@@ -94,17 +95,34 @@ class Resolver:
             return REPORTED  # the key it points to is reported as missing
         except Exception as error:  # resolvers may raise anything
             if "${hydra:" in written:
-                return LATER
+                return self._of_hydra(key, written)
             if "recursi" in f"{type(error)} {error}".lower():
                 return self._report_circle(key, written)
-            return self._report(key, written, str(error).strip().split("\n")[0].rstrip("."))
+            return self._report(key, written, *self._reason(node, error))
         return self._value(target, key, depth + 1)
+
+    def _reason(self, node: Node, error: Exception) -> tuple[str, str]:
+        """Why an interpolation leads nowhere, and the key that it may mean."""
+        words = str(error).strip().split("\n")[0].rstrip(".")
+        absent = re.fullmatch(r"Interpolation key '([\w.]+)' not found", words)
+        if not absent:
+            return words, ""
+        plain: Any = OmegaConf.to_container(node._get_root(), resolve=False)
+        return f"'{absent[1]}' not found", did_you_mean(nearest_key(absent[1], list(all_keys(plain))))
+
+    def _of_hydra(self, key: str, written: str) -> Unknown:
+        """A setting of Hydra is known when the run starts; what is under ``runtime`` is not even listed before."""
+        for name in HYDRA_LINK.findall(written) if self._hydra is not None else ():
+            if not name.startswith("runtime.") and lookup(self._hydra, name) is ABSENT:
+                return self._report(key, written, f"Hydra has no setting {name}")
+        return LATER
 
     def _next_interpolation(self, node: Node, written: str) -> tuple[str, Node] | None:
         match = LINK.fullmatch(written)
         target: Any = node._get_root()
         for part in match[1].split(".") if match else ():
-            target = target._get_node(part) if isinstance(target, DictConfig) and not target._is_none() else None
+            is_mapping = isinstance(target, DictConfig) and not target._is_none()
+            target = target._get_node(part, validate_access=False) if is_mapping else None
         return (match[1], target) if match and isinstance(target, Node) and target._is_interpolation() else None
 
     def _report_circle(self, key: str, written: str) -> Unknown:
@@ -112,9 +130,9 @@ class Resolver:
             return REPORTED
         return self._report(key, written, CIRCLE)
 
-    def _report(self, key: str, written: str, reason: str) -> Unknown:
+    def _report(self, key: str, written: str, reason: str, hint: str = "") -> Unknown:
         reported = {problem.key for problem in self.problems}
         if key not in reported:
             message = f"the interpolation {written} cannot be resolved: {reason}"
-            self.problems.append(Problem(key, self._origins.of(key), message))
+            self.problems.append(Problem(key, self._origins.of(key), message, hint))
         return REPORTED

@@ -1,6 +1,6 @@
 """From a composed tree to checked plain values."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,9 +22,9 @@ class Resolved:
     links: dict[str, str]
 
 
-def resolve(tree: DictConfig, origins: Origins) -> Resolved:
-    """Follow every interpolation."""
-    resolver = Resolver(origins)
+def resolve(tree: DictConfig, origins: Origins, hydra: Mapping[str, Any] | None = None) -> Resolved:
+    """Follow every interpolation; ``hydra`` are the settings that ``${hydra:...}`` may name, if they are known."""
+    resolver = Resolver(origins, hydra)
     return Resolved(resolver.plain(tree), resolver.problems, resolver.links)
 
 
@@ -34,16 +34,24 @@ def check_values(resolved: Resolved, origins: Origins, groups: list[str]) -> tup
     config = schema.check(resolved.values)
     wrong = {problem.path for problem in schema.problems}
     # What is wrong with a value is said where it is set, and not where it is repeated.
-    first = [problem for problem in schema.problems if resolved.links.get(problem.path) not in wrong]
-    return config, [*resolved.problems, *first, *_untrustable(config.get("trust"), origins)]
+    first = [problem for problem in [*resolved.problems, *schema.problems] if not _repeats(problem, resolved, wrong)]
+    return config, [*first, *_untrustable(config.get("trust"), origins)]
 
 
-def validate(tree: DictConfig, origins: Origins, groups: list[str]) -> tuple[dict[str, Any], list[Problem]]:
+def _repeats(problem: Problem, resolved: Resolved, wrong: set[str]) -> bool:
+    """Whether the value is another's, which is wrong itself or is in a node that is."""
+    parts = resolved.links.get(problem.path or problem.key, "").split(".")
+    return any(".".join(parts[:depth]) in wrong for depth in range(1, len(parts) + 1))
+
+
+def validate(
+    tree: DictConfig, origins: Origins, groups: list[str], hydra: Mapping[str, Any] | None = None
+) -> tuple[dict[str, Any], list[Problem]]:
     """Both steps: the values of a tree, and everything that is wrong with it."""
-    return check_values(resolve(tree, origins), origins, groups)
+    return check_values(resolve(tree, origins, hydra), origins, groups)
 
 
 def _untrustable(trust: Any, origins: Origins) -> Iterator[Problem]:
     for name in trust if isinstance(trust, list) else ():
-        if not isinstance(name, str) or not name.replace(".", "_").isidentifier() or find_spec(name) is None:
+        if isinstance(name, str) and not (name.replace(".", "_").isidentifier() and find_spec(name)):
             yield Problem(f"trust = {name}", origins.of("trust"), "there is no such package")

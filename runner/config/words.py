@@ -42,6 +42,12 @@ def literal_keys(hint: Any) -> tuple[tuple[str, ...], bool]:
     return (), False
 
 
+def literals(hint: Any) -> list[str]:
+    """The words that a hint allows."""
+    members = [unwrap(member)[0] for member in union_members(unwrap(hint)[0])]
+    return [str(word) for member in members if get_origin(member) is Literal for word in get_args(member)]
+
+
 def describe(hint: Any) -> str:
     """What values a hint allows, for example ``a number > 0``."""
     bare, notes = unwrap(hint)
@@ -49,8 +55,8 @@ def describe(hint: Any) -> str:
     if written:
         return str(written[0])
     keys, one = literal_keys(hint)
-    if keys and one:
-        return f"one unit ({', '.join(keys)}) and {describe(get_args(bare)[1])}"
+    if keys and len(union_members(bare)) == 1:
+        return f"{'one unit' if one else 'units'} ({', '.join(keys)}) and {describe(get_args(bare)[1])}"
     return f"{_describe_bare(bare)}{_describe_notes(notes)}"
 
 
@@ -59,18 +65,18 @@ def _describe_bare(hint: Any) -> str:
     if origin is Annotated:
         return describe(hint)
     if len(union_members(hint)) > 1:
-        return " or ".join(describe(member) for member in arguments)
+        return (", or " if literal_keys(hint)[0] else " or ").join(describe(member) for member in arguments)
     if origin is Literal:
         return "one of " + ", ".join(str(choice) for choice in arguments)
     if origin is list or (origin is tuple and arguments[-1:] == (Ellipsis,)):
         return f"a list, each item {describe(arguments[0])}"
     if origin is tuple:
         return f"a list of {len(arguments)}: [{', '.join(describe(item) for item in arguments)}]"
-    if origin is dict:
-        return f"a mapping from {describe(arguments[0])} to {describe(arguments[1])}"
+    if origin is dict and arguments[1] is not Any:
+        return f"a mapping, each value {describe(arguments[1])}"
     if is_factory(hint):
         return "a node with a _target_"
-    return PLAIN.get(hint) or str(getattr(hint, "__name__", hint))
+    return PLAIN.get(origin if origin is dict else hint) or str(getattr(hint, "__name__", hint))
 
 
 def _describe_notes(notes: tuple[Any, ...]) -> str:

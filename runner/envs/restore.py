@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 import numpy as np
@@ -54,12 +54,23 @@ def _wrappers(env: gymnasium.Env) -> list[gymnasium.Env]:
     return chain
 
 
-def probe(env: gymnasium.Env, spec: EnvSpec) -> str:
+class Playable(Protocol):
+    """One environment; see ``runner.envs.instance.Instance``."""
+
+    @property
+    def env(self) -> gymnasium.Env: ...
+
+    def try_reset(self, seed: int) -> np.ndarray: ...
+
+    def try_step(self, action: Any) -> tuple[Any, Any, Any, Any]: ...
+
+
+def probe(one: Playable, spec: EnvSpec) -> str:
     """Play 30 steps, bring them back, and name the best mode that worked: ``snapshot``, ``tape`` or ``none``."""
     actions = _random_actions(spec)
-    if _snapshot_works(env, actions):
+    if _snapshot_works(one, actions):
         return "snapshot"
-    if _same(_play(env, actions), _play(env, actions)):
+    if _same(_play(one, actions), _play(one, actions)):
         return "tape"
     log.warning(
         "%s does not repeat itself from the same seed and actions: a resumed run restarts its episodes", spec.id
@@ -67,20 +78,20 @@ def probe(env: gymnasium.Env, spec: EnvSpec) -> str:
     return "none"
 
 
-def _snapshot_works(env: gymnasium.Env, actions: list[Any]) -> bool:
-    snapshot = snapshot_of(env)
+def _snapshot_works(one: Playable, actions: list[Any]) -> bool:
+    snapshot = snapshot_of(one.env)
     if snapshot is None:
         return False
     try:
-        env.reset(seed=1)
+        one.try_reset(1)
         saved = snapshot.get()
         if not _is_plain(saved):
             return False
-        first = _follow(env, actions)
+        first = _follow(one, actions)
         snapshot.set(saved)
-        return _same(first, _follow(env, actions))
+        return _same(first, _follow(one, actions))
     except Exception as error:  # foreign code: whatever it raises, there is still the tape
-        log.info("no snapshots of %s: %s", env, error)
+        log.info("no snapshots of %s: %s", one.env, error)
         return False
 
 
@@ -103,15 +114,15 @@ def _random_actions(spec: EnvSpec) -> list[Any]:
     return list(generator.uniform(low, high, (PROBE_STEPS, *spec.action_shape)).astype(spec.action_dtype))
 
 
-def _play(env: gymnasium.Env, actions: list[Any]) -> list[tuple[Any, ...]]:
-    observation, _ = env.reset(seed=1)
-    return [(observation,), *_follow(env, actions)]
+def _play(one: Playable, actions: list[Any]) -> list[tuple[Any, ...]]:
+    observation = one.try_reset(1)
+    return [(np.array(observation),), *_follow(one, actions)]
 
 
-def _follow(env: gymnasium.Env, actions: list[Any]) -> list[tuple[Any, ...]]:
+def _follow(one: Playable, actions: list[Any]) -> list[tuple[Any, ...]]:
     steps: list[tuple[Any, ...]] = []
     for action in actions:
-        observation, reward, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated = one.try_step(action)
         steps.append((np.array(observation), reward, terminated, truncated))
         if terminated or truncated:
             break

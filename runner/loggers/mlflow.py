@@ -7,7 +7,7 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class MLFlowLogger:
     def __init__(self, run: Any, tracking_uri: str | None = None, experiment: str | None = None) -> None:
         self.uri = address(tracking_uri)
         self.unsent: str | None = None
+        self.should_hurry: Callable[[], bool] = lambda: False
         self._run, self._experiment = run, experiment or f"{run.algo}-{run.env}"
         self._journal = Journal(Path(run.path) / JOURNAL)
         self._link = Link(self.uri, self._journal.path)
@@ -87,7 +88,9 @@ class MLFlowLogger:
         self._write()
         self._is_closed = True
         is_hurried = status == "preempted"
-        patience = (PREEMPTED_SECONDS, PREEMPTED_SECONDS) if is_hurried else (CLOSE_SECONDS, START_SECONDS)
+        patience: tuple[Any, ...] = CLOSE_SECONDS, START_SECONDS, self.should_hurry
+        if is_hurried:
+            patience = PREEMPTED_SECONDS, PREEMPTED_SECONDS
         if self._link.close(STATUSES.get(status, "FAILED"), *patience) and not self._is_failing:
             self._clear()
             return

@@ -8,7 +8,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ _ROOT = Path(__file__).parents[2]
 _EXIT_SECONDS = 1.0
 
 RESTART_SECONDS = 30.0
+LOOK_SECONDS = 0.2
 
 Message = dict[str, Any]
 
@@ -154,11 +155,14 @@ class Link:
         elif time.monotonic() >= self._next_start:
             self.open(may_exist=True)
 
-    def close(self, status: str, seconds: float, start_seconds: float) -> bool:
+    def close(
+        self, status: str, seconds: float, start_seconds: float, should_hurry: Callable[[], bool] = lambda: False
+    ) -> bool:
         """Whether everything arrived, the run's status too, within that time; ends the sending.
 
         Args:
             start_seconds: to wait at most for the process to be ready, where it was started only just now.
+            should_hurry: asked again and again whether to wait no longer.
         """
         self._hear()
         if self._process is None:
@@ -168,8 +172,8 @@ class Link:
             return False
         process.tell({"close": status})
         was_ready, deadline = process.is_ready, time.monotonic() + (seconds if process.is_ready else start_seconds)
-        while process.is_alive and (left := deadline - time.monotonic()) > 0:
-            for message in process.hear(left):
+        while process.is_alive and (left := deadline - time.monotonic()) > 0 and not should_hurry():
+            for message in process.hear(min(left, LOOK_SECONDS)):
                 self._take(message)
                 if "closed" in message:
                     give_back(process)

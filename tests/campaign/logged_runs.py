@@ -69,12 +69,16 @@ class Training:
 
 
 class Outcome(NamedTuple):
-    """One script's line in the table; ``wall`` and ``cpu`` are relative to a run without loggers, medians of pairs."""
+    """One script's line in the table; ``wall`` and ``cpu`` are relative to a run without loggers, medians of pairs.
+
+    ``noise`` is the standard error of the latter, from the median deviation.
+    """
 
     script: str
     faults: int
     wall: float
     cpu: float
+    noise: float
     in_loggers_wall: float
     in_loggers_cpu: float
     close_seconds: float
@@ -87,13 +91,13 @@ class Outcome(NamedTuple):
 
     def line(self) -> str:
         shares = f"{100 * self.in_loggers_wall:>9.2f} %{100 * self.in_loggers_cpu:>9.2f} %"
-        speed = f"{self.faults:>7}{self.wall:>9.3f}{self.cpu:>8.3f}{shares}"
+        speed = f"{self.faults:>7}{self.wall:>9.3f}{self.cpu:>8.3f} +-{self.noise:>6.3f}{shares}"
         sent = f"{self.kept:>8}{self.rows:>7}{self.expected:>8}{self.missing:>9}{self.twice:>7}  {self.status}"
         return f"{self.script:<16}{speed}{self.close_seconds:>8.1f} s{sent}"
 
 
 HEADING = (
-    f"{'script':<16}{'faults':>7}{'wall':>9}{'CPU':>8}{'logging':>11}{'of CPU':>11}{'close':>10}{'spooled':>8}"
+    f"{'script':<16}{'faults':>7}{'wall':>9}{'CPU':>8}{'':>9}{'logging':>11}{'of CPU':>11}{'close':>10}{'spooled':>8}"
     f"{'rows':>7}{'values':>8}{'missing':>9}{'twice':>7}  status"
 )
 
@@ -119,11 +123,13 @@ def measure(
         assert main([f"sync={logged.folder}", f"{ADDRESS}{server.uri}"]) == 0
     expected, run_id = values_in(logged.folder), the_run_of(server, logged.folder)
     present = server.values_of(run_id)
+    ratios = [with_.cpu / without.cpu for without, with_ in taken]
     return Outcome(
         script=name,
         faults=proxy.faults,
         wall=median(with_.wall / without.wall for without, with_ in taken),
-        cpu=median(with_.cpu / without.cpu for without, with_ in taken),
+        cpu=median(ratios),
+        noise=1.253 * 1.483 * median(abs(ratio - median(ratios)) for ratio in ratios) / len(ratios) ** 0.5,
         in_loggers_wall=logged.in_loggers.wall / sum(with_.wall for _, with_ in taken),
         in_loggers_cpu=logged.in_loggers.cpu / sum(with_.cpu for _, with_ in taken),
         close_seconds=close_seconds,

@@ -185,4 +185,4 @@ def test_loggers_under_fault(tmp_path, real_server):
         print(outcomes[-1].line(), flush=True)
     for outcome in outcomes:
         check_outcome(outcome)
-        assert outcome.cpu < MOST, outcome
+        assert outcome.cpu - 2 * outcome.noise < MOST, outcome

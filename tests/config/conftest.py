@@ -19,7 +19,8 @@ class Answer(NamedTuple):
 
     @property
     def mistakes(self) -> list[str]:
-        return [line.strip() for line in self.err.splitlines() if line.startswith("  ")]
+        lines = self.err.splitlines()
+        return lines[:-1] if lines and lines[-1].endswith("nothing was started") else []
 
 
 @pytest.fixture

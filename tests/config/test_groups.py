@@ -37,4 +37,5 @@ def test_help_shows_the_default_of_a_key_and_marks_the_default_choice():
     page = help_text(Composer(CONF))
     assert "seed=0 " in page
     assert "*cartpole" in page
+    assert "*csv  *mlflow" in page
     assert "*acrobot" not in page

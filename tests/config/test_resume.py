@@ -71,6 +71,8 @@ def run(tmp_path, monkeypatch, defaults):
                 node = node[parent]
             node[last] = value
             self.file.write_text(yaml.safe_dump(tree))
+            if (folder / "run.json").exists():  # as whoever makes up a run to do harm would
+                RunFolder.open(folder).store_config(yaml.safe_dump(tree))
 
         def status(self, status):
             RunFolder.start(folder, algo="dqn", env="cartpole", seed=0, config_hash=config_hash(tree)).update(status)
@@ -110,7 +112,7 @@ def test_a_typed_group_is_composed_anew(run):
 
 
 def test_what_was_typed_still_holds_when_the_run_is_resumed_again(run):
-    run.resume("total_frames=70000", "trust=[json]").store()
+    run.resume("total_frames=70000", "trust=[json]").store(RunFolder.open(run.path))
     config = run.resume().config
     assert (config["total_frames"], config["trust"]) == (70_000, [])
 
@@ -214,8 +216,10 @@ def test_a_nested_target_is_judged_too(run):
 
 def test_the_module_of_an_environment_id_is_judged_too(run):
     run.change("env.id", "antigravity:CartPole-v1")
-    assert "trust=[antigravity]" in mistakes(run.resume)[0]
-    assert "antigravity" not in sys.modules
+    assert "may not name antigravity" in mistakes(run.resume)[0]
+    run.change("env.id", "their_package:CartPole-v1")
+    assert "trust=[their_package]" in mistakes(run.resume)[0]
+    assert not {"antigravity", "their_package"} & set(sys.modules)
 
 
 @pytest.mark.parametrize(
@@ -257,6 +261,34 @@ def test_a_damaged_run_json_is_one_line(run):
     (run.path / "run.json").write_text(json.dumps({"schema": 1}))
     (line,) = mistakes(run.resume)
     assert "damaged" in line
+
+
+def test_a_changed_configuration_is_not_taken_for_that_of_the_run(run):
+    text = run.file.read_text()
+    run.file.write_text(text.replace("lr: 0.001", "lr: 0.003"))
+    (line,) = mistakes(run.resume)
+    assert line.startswith(str(run.file))
+    assert "damaged, or edited" in line
+    run.file.write_text(text)
+    assert run.resume().config["optimizer"]["lr"] == 0.001
+
+
+def test_a_kill_between_the_two_files_of_a_resume_leaves_a_run_that_resumes(run, monkeypatch):
+    resumed, replace = run.resume("optimizer.lr=0.5"), os.replace
+
+    def kill(source, target):
+        if str(target).endswith("config.yaml"):
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", kill)
+    with pytest.raises(KeyboardInterrupt):
+        resumed.store(RunFolder.open(run.path))
+    monkeypatch.undo()
+    os.chdir(run.path.parent)
+    assert run.resume().config["optimizer"]["lr"] == 0.001
+    run.resume("optimizer.lr=0.5").store(RunFolder.open(run.path))
+    assert run.resume().config["optimizer"]["lr"] == 0.5
 
 
 def test_an_address_in_the_folder_is_not_connected_to_unless_it_is_typed(run):

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from runner.loggers import mlflow_process, mlflow_sender
+from runner.loggers import mlflow, mlflow_process, mlflow_sender
 from runner.loggers.mlflow_database import create_database
 from runner.loggers.mlflow_sender import Service
 
@@ -74,5 +74,7 @@ def in_thread(monkeypatch):
     mlflow_process.stop_idle()
     monkeypatch.setattr(mlflow_process, "SenderProcess", SenderThread)
     monkeypatch.setattr(mlflow_sender, "SEND_SECONDS", 0.0)
+    monkeypatch.setattr(mlflow, "CLOSE_SECONDS", 60.0)  # what takes long on a busy machine is not what they are about
+    monkeypatch.setattr(mlflow, "PREEMPTED_SECONDS", 60.0)
     yield
     mlflow_process.stop_idle()

@@ -230,6 +230,58 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, caplog):
     assert {len(values) for values in rows} == {5}  # no line was written into another
 
 
+def test_it_says_why_a_run_has_to_end_as_long_as_the_disk_takes_no_more(tmp_path):
+    logger = CSVLogger(tmp_path)
+    logger.log_row(row(0, x=0.0))
+    assert logger.failure is None
+    with full_disk(100):
+        for step in range(1, 20):
+            logger.log_row(row(step, x=1.0))
+        logger.flush()
+        assert logger.failure == f"{tmp_path}/metrics.csv cannot be written: File too large"
+        assert not [name for name in os.listdir(tmp_path) if name != "metrics.csv"]
+    logger.flush()
+    assert logger.failure is None
+
+
+def test_a_file_that_somebody_removed_is_no_reason_to_end_a_run(tmp_path, caplog):
+    logger = CSVLogger(tmp_path)
+    logger.log_row(row(0, x=0.0))
+    os.unlink(logger.path)
+    for step in range(1, 5):
+        logger.log_row(row(step, x=1.0))
+        logger.flush()
+    assert logger.failure is None
+    assert ["cannot be written" in record.message for record in caplog.records] == [True]
+
+
+@pytest.mark.parametrize("new_column", [False, True])
+def test_rows_that_found_no_space_are_in_the_state_and_written_by_the_resumed_run(tmp_path, new_column):
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    one, two = CSVLogger(tmp_path / "one"), CSVLogger(tmp_path / "two")
+    rows = [row(step, **{"x": step / 3, **({"later": 0.5} if new_column and step > 5 else {})}) for step in range(10)]
+    for values in rows[:4]:
+        one.log_row(values)
+        two.log_row(values)
+    two.flush()
+    with full_disk((tmp_path / "two" / "metrics.csv").stat().st_size + 10):  # the next row is torn
+        for values in rows[4:8]:
+            two.log_row(values)
+            two.flush()
+        state = two.state_dict()
+    assert (state["rows"], len(state["unwritten"])) == (4, 4)
+    resumed = CSVLogger(tmp_path / "two")
+    resumed.load_state_dict(state)
+    for values in rows[4:]:
+        one.log_row(values)
+    for values in rows[8:]:
+        resumed.log_row(values)
+    one.close("done")
+    resumed.close("done")
+    assert (tmp_path / "one" / "metrics.csv").read_text() == (tmp_path / "two" / "metrics.csv").read_text()
+
+
 def test_rows_are_written_now_and_then_not_each_time(tmp_path):
     logger = CSVLogger(tmp_path)
     logger.log_row(row(1, x=1.0))

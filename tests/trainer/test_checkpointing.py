@@ -182,6 +182,7 @@ def test_everything_with_state_is_in_the_checkpoint(tmp_path):
         "log_every",
         "checkpoint",
         "stop",
+        "unfinished",
         "log_reward",
     }
 

@@ -1,10 +1,7 @@
-"""Whole runs for tests: composed like on the command line, started here or in a child process that can be killed."""
+"""Whole runs for tests: composed like on the command line, and compared bit by bit."""
 
 import csv
-import os
-import signal
-import time
-from collections.abc import Callable
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +12,7 @@ from runner.checkpoint.store import CheckpointStore
 from runner.config.arguments import parse_arguments
 from runner.config.assemble import Experiment, assemble
 from runner.config.check import check
-from runner.config.experiment import run_experiment
+from runner.runs import RunFolder
 
 SHORT = (
     "total_frames=3000", "source.warmup=300", "source.capacity=1000", "source.batch_size=32", "network.hidden=[16,16]",
@@ -24,6 +21,8 @@ SHORT = (
     "~hooks.progress_bar", "tuned=null",
 )  # fmt: skip
 CLOCK_COLUMNS = "perf/"
+OF_THE_COMMAND_LINE = {".hydra", "command.txt", "run.log"}
+"""What is in a run's folder only where ``run.py`` began it."""
 
 
 def compose(*overrides: str) -> dict[str, Any]:
@@ -41,55 +40,61 @@ def weights(experiment: Experiment) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in experiment.networks["q"].state_dict().items()}
 
 
-def run_in_child(
-    config: dict[str, Any],
-    folder: Path,
-    resume: bool,
-    kill: Callable[[], bool] | None = None,
-    by: signal.Signals = signal.SIGKILL,
-) -> int:
-    """Run in a forked child and return its wait status; ``kill`` is asked again and again whether to send ``by``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    pid = os.fork()
-    if pid == 0:
-        os._exit(_child(config, folder, resume))
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return status
-        if kill is not None and kill():
-            os.kill(pid, by)
-            kill = None
-        time.sleep(0.0005)
-
-
-def _child(config: dict[str, Any], folder: Path, resume: bool) -> int:
-    with open(folder / "child.txt", "a") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    try:
-        return run_experiment(config, folder, resume=resume, algo="dqn", env="cartpole").exit_code
-    except BaseException as error:
-        print(repr(error), flush=True)
-        return 1
-
-
 def state_of(folder: Path) -> dict[str, Any]:
     """The newest checkpoint, without what counts seconds."""
     state, _ = CheckpointStore(run=folder).load()
     state["progress"].pop("seconds")
     state["metrics"].pop("place")
-    state["metrics"]["last_row"] = {
-        name: value for name, value in state["metrics"]["last_row"].items() if not name.startswith(CLOCK_COLUMNS)
-    }
+    state["metrics"]["last_row"] = without_clocks(state["metrics"]["last_row"])
+    for logger in state["metrics"]["loggers"].values():
+        for of_text in ("bytes", "sha256"):  # of a file that has clock columns
+            logger.pop(of_text, None)
     return state
+
+
+def replay_of(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The transitions that a resumed run would have, wherever they are kept."""
+    experiment = assemble({**config, "logger": {}}, RunFolder.open(folder))
+    experiment.trainer.load_from_file()
+    storage: Any = experiment.source.storage
+    experiment.environment.close()
+    rows = {str(key): field[: storage.filled_rows].clone() for key, field in storage.fields.items()}
+    return {"rows": rows, "cursor": storage.cursor, "filled_rows": storage.filled_rows}
+
+
+def record_of(folder: Path) -> dict[str, Any]:
+    """What ``run.json`` says of how the run went, without clocks."""
+    record = json.loads((folder / "run.json").read_text())
+    kept = {name: record[name] for name in ("status", "reason", "best")}
+    progress = {name: count for name, count in record["progress"].items() if name != "seconds"}
+    return {**kept, "metrics": without_clocks(record["metrics"]), "progress": progress}
+
+
+def without_clocks(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if not name.startswith(CLOCK_COLUMNS)}
 
 
 def rows_of(folder: Path) -> list[dict[str, str]]:
     """``metrics.csv`` as text, without the clock columns."""
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    return [{name: cell for name, cell in row.items() if not name.startswith(CLOCK_COLUMNS)} for row in rows]
+    return [without_clocks(row) for row in rows]
+
+
+def saves_of(folder: Path) -> int:
+    """How many checkpoints the run has made in its life, as far as those it goes on from know."""
+    return CheckpointStore(run=folder).load()[1]["sequence"]
+
+
+def end_of(config: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """All that must be the same bits however often a run was killed: its state, replay rows, metric rows, record."""
+    return {
+        "state": state_of(folder),
+        "replay": replay_of(config, folder),
+        "rows": rows_of(folder),
+        "record": record_of(folder),
+        "files": sorted({path.name for path in folder.iterdir()} - OF_THE_COMMAND_LINE),
+    }
 
 
 def differences(one: Any, other: Any, path: str = "") -> list[str]:

@@ -1,0 +1,51 @@
+"""A run's folder before anything in it is read or written: nobody vouches for what lies there."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+CHECKPOINTS = "ckpt"
+"""What is in these is checked by who reads them; one that is not as it should be is passed over for the one before."""
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ``ValueError``, in one line, where going on with this run would read or write what is not in its folder.
+
+    There may be folders, regular files, and links to what is in the folder too. A pipe would keep us waiting; what is
+    added to a file would change it under all of its names.
+    """
+    root = Path(os.path.realpath(folder))
+    try:
+        for path, status in _entries(root):
+            if reason := _reason(root, path, status):
+                raise ValueError(f"{folder} cannot be gone on with: {path.relative_to(root)} {reason}")
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be gone on with: {error.strerror} ({str(error.filename)[:200]})") from None
+
+
+def _entries(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    """Everything there is but what is in checkpoints; links are not followed."""
+    waiting = [root]
+    while waiting:
+        folder = waiting.pop()
+        for entry in os.scandir(folder):
+            path, status = Path(entry.path), entry.stat(follow_symlinks=False)
+            yield path, status
+            if stat.S_ISDIR(status.st_mode) and folder != root / CHECKPOINTS:
+                waiting.append(path)
+
+
+def _reason(root: Path, path: Path, status: os.stat_result) -> str | None:
+    if path.parent == root / CHECKPOINTS:
+        return None
+    if stat.S_ISLNK(status.st_mode):
+        target = os.path.realpath(path)
+        if not os.path.lexists(target) or not Path(target).is_relative_to(root):
+            return "is a link that leads out of it: put there what it leads to (the folder itself may be a link)"
+    elif stat.S_ISREG(status.st_mode):
+        if status.st_nlink > 1:
+            return "is a file with other names elsewhere, which would change with it: cp -r makes a copy to go on with"
+    elif not stat.S_ISDIR(status.st_mode):
+        return "is neither a file nor a folder"
+    return None

@@ -1,0 +1,113 @@
+"""``sync=<folder>``: MLflow gets the rows of a run that it did not get while the run went on."""
+
+import json
+
+import pytest
+
+from runner.config.arguments import parse_arguments
+from runner.config.main import main
+from runner.config.report import Rejected
+from runner.config.sync import folder_to_sync
+from runner.loggers.journal import JOURNAL
+from runner.runs import RunFolder
+from tests.campaign.tracking import LightServer
+
+
+@pytest.fixture
+def server(monkeypatch):
+    server = LightServer()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def run(tmp_path):
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run = RunFolder.start(folder, algo="dqn", env="CartPole-v1", seed=0, config_hash="0" * 16)
+    run.update(status="done")
+    lines = [
+        {"run": {"experiment": "mine", "name": "run", "tags": {"hookline.id": run.record["id"]}}, "known": []},
+        {"parameters": {"lr": "0.1"}},
+        *([number, 10 * number, 1000 + number, {"x": float(number), "y": float("nan")}] for number in range(3)),
+    ]
+    (folder / JOURNAL).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return run
+
+
+def test_rows_parameters_and_status_are_sent_and_the_file_is_gone(server, run, capsys):
+    assert main([f"sync={run.path}"]) == 0
+    assert capsys.readouterr().out == f"sent 3 rows of metrics to MLflow at {server.uri}\n"
+    ((run_id, made),) = server.runs.items()
+    assert {value for value in server.values_of(run_id) if value[0] == "x"} == {
+        ("x", 0, "0.0"),
+        ("x", 10, "1.0"),
+        ("x", 20, "2.0"),
+    }
+    assert server.status_of(run_id) == "FINISHED"
+    assert made["data"]["params"] == [{"key": "lr", "value": "0.1"}]
+    assert not (run.path / JOURNAL).exists()
+    assert main([f"sync={run.path}"]) == 0
+    assert "nothing to send" in capsys.readouterr().out
+
+
+def test_a_sync_that_is_repeated_sends_nothing_twice(server, run, capsys):
+    kept = (run.path / JOURNAL).read_bytes()
+    for _ in range(2):
+        (run.path / JOURNAL).write_bytes(kept)  # as if the first had been killed at its end
+        assert main([f"sync={run.path}"]) == 0
+    (run_id,) = server.runs
+    assert server.values_of(run_id).total() == 6
+
+
+def test_where_the_server_fails_the_rows_stay(server, run, capsys):
+    server.reply = lambda what, body: (500, {"error_code": "INTERNAL_ERROR", "message": "out of order"})
+    assert main([f"sync={run.path}"]) == 1
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"MLflow at {server.uri} fails (")
+    assert said.err.count("\n") == 1
+    assert (run.path / JOURNAL).exists()
+
+
+def test_the_address_is_typed_or_the_default_and_never_read_from_the_folder(server, run, monkeypatch, tmp_path):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
+    assert main([f"sync={run.path}", f"logger.mlflow.tracking_uri={server.uri}"]) == 0
+    assert len(server.runs) == 1
+
+
+def test_a_run_that_goes_on_is_left_alone(server, run, capsys):
+    run.lock()
+    assert main([f"sync={run.path}"]) == 2
+    assert "is in use" in capsys.readouterr().err
+    assert server.runs == {}
+
+
+@pytest.mark.parametrize("words", [["seed=1"], ["-m"], ["logger=csv"], ["resume=x"]])
+def test_nothing_else_can_be_typed_besides_it(words):
+    with pytest.raises(Rejected, match="sync=<folder>"):
+        folder_to_sync(parse_arguments(["sync=x", *words]))
+
+
+def test_a_folder_without_a_run_is_named(tmp_path, capsys):
+    assert main([f"sync={tmp_path}"]) == 2
+    assert f"sync={tmp_path} (command line): {tmp_path} is not a run's folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "not json\n",
+        '{"run": 7}\n[0, 1, 2, {"x": 1}]\n',
+        '[0, 1, 2, {"x": 1}]\n',
+        '{"run": {"tags": [1]}, "parameters": 3}\n',
+    ],
+)
+def test_a_file_that_is_no_journal_does_no_harm(server, run, text, capsys):
+    (run.path / JOURNAL).write_text(text)
+    code = main([f"sync={run.path}"])
+    said = capsys.readouterr()
+    assert (code, said.err.count("\n")) in ((0, 0), (1, 1)), said
+    assert "Traceback" not in said.err
