@@ -290,3 +290,16 @@ def test_a_second_process_is_kept_out_of_a_run_that_goes_on(tmp_path):
     other = RunFolder.open(tmp_path)
     other.lock()
     other.unlock()
+
+
+def test_what_a_run_that_never_began_wrote_is_removed_and_nothing_else(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("outputs/dqn-cartpole/now"), tmp_path / "typed"):
+        start(folder)
+        (folder / ".hydra").mkdir()
+        (folder / ".hydra" / "config.yaml").touch()
+        (folder / "run.log").touch()
+    (tmp_path / "typed" / "thesis.tex").touch()
+    for folder in (Path("outputs/dqn-cartpole/now"), tmp_path / "typed"):
+        runs.remove_unstarted(folder)
+    assert [str(path.relative_to(tmp_path)) for path in sorted(tmp_path.rglob("*"))] == ["typed", "typed/thesis.tex"]

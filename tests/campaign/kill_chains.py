@@ -1,7 +1,6 @@
 """Chains of kills: a run is begun, killed, resumed, killed again, and at last let to its end."""
 
 import functools
-import inspect
 import random
 import signal
 import time
@@ -10,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.builders import make_replay_buffer
 from runner.checkpoint.store import CheckpointStore
 from runner.spec import CheckpointError
 from tests.whole.children import ROOT, Child, fork, half_written, is_done, spawn
@@ -28,10 +26,7 @@ IN_A_SAVE = 0.45
 """So many of the kills wait for a save, the others come at any instant."""
 
 
-@functools.cache
-def storages() -> tuple[str, ...]:
-    """Those that this version has."""
-    return ("tensor", "memmap") if "storage" in inspect.signature(make_replay_buffer).parameters else ("tensor",)
+STORAGES = ("tensor", "memmap")
 
 
 class Kind(NamedTuple):
@@ -41,16 +36,17 @@ class Kind(NamedTuple):
     storage: str
     seed: int
     frames: int = 2400
+    device: str = "cpu"
 
     def overrides(self) -> list[str]:
-        storage = [f"source.storage={self.storage}"] if len(storages()) > 1 else []
-        return [
-            *CAMPAIGN,
-            f"checkpoint.backend={self.backend}",
-            *storage,
-            f"seed={self.seed}",
-            f"total_frames={self.frames}",
-        ]
+        settings = {
+            "checkpoint.backend": self.backend,
+            "source.storage": self.storage,
+            "seed": self.seed,
+            "total_frames": self.frames,
+            "device": self.device,
+        }
+        return [*CAMPAIGN, *(f"{key}={value}" for key, value in settings.items())]
 
     def config(self) -> dict[str, Any]:
         return _compose(*self.overrides())

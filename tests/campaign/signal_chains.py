@@ -1,5 +1,6 @@
 """Chains of signals: a run is begun, told to stop at an instant of some phase, resumed, told again, and so on."""
 
+import itertools
 import os
 import random
 import signal
@@ -113,9 +114,10 @@ def play(
 ) -> None:
     """Send up to so many signals, each to the resumed run, and compare how it ends when none comes any more."""
     draw = random.Random(chain.random_seed)
+    phases = itertools.cycle(draw.sample(PHASES, len(PHASES)))
     is_over = False
     while not is_over and len(chain.signals) < signals:
-        phase = draw.choice(PHASES)
+        phase = next(phases)
         meeting = Meeting(phase, draw.randint(1, max(phase.most, 1)))
         child = fork(config, folder, meeting.prepare)
         if meeting.wait(child, draw.uniform(0, seconds)):

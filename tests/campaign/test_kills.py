@@ -6,8 +6,9 @@ import random
 import time
 
 import pytest
+import torch
 
-from tests.campaign.kill_chains import Chain, Kind, begin, end, play, storages, table
+from tests.campaign.kill_chains import STORAGES, Chain, Kind, begin, end, play, table
 from tests.whole.runs import differences
 
 BACKENDS = ("torchsnapshot", "torch")
@@ -63,7 +64,7 @@ class Campaign:
 
 def test_twelve_kills_change_nothing(tmp_path):
     campaign = Campaign(tmp_path)
-    kinds = [Kind(backend, storage, 0, frames=900) for backend in BACKENDS for storage in storages()]
+    kinds = [Kind(backend, storage, 0, frames=900) for backend in BACKENDS for storage in STORAGES]
     campaign.run(kinds[::3], kills=11, per_chain=4)
     fresh = Chain(kinds[0], is_fresh=True, random_seed=RANDOM_SEED)
     end, seconds = campaign.uninterrupted(kinds[0], is_fresh=False)
@@ -76,8 +77,16 @@ def test_twelve_kills_change_nothing(tmp_path):
 @pytest.mark.slow
 def test_two_hundred_kills_change_nothing(tmp_path):
     campaign = Campaign(tmp_path)
-    kinds = [Kind(*kind) for kind in itertools.product(BACKENDS, storages(), SEEDS)]
+    kinds = [Kind(*kind) for kind in itertools.product(BACKENDS, STORAGES, SEEDS)]
     campaign.run(kinds, kills=200, per_chain=6, fresh_share=FRESH)
     campaign.assert_nothing_was_lost()
     assert campaign.count(fresh=True) >= 20
     assert sum(chain.in_a_save for chain in campaign.chains) >= 60
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.device_count() == 0, reason="there is no GPU")
+def test_twenty_kills_on_a_gpu_change_nothing(tmp_path):
+    campaign = Campaign(tmp_path)
+    campaign.run([Kind(backend, "tensor", 0, device="cuda") for backend in BACKENDS], kills=20, per_chain=5)
+    campaign.assert_nothing_was_lost()

@@ -18,7 +18,7 @@ from runner.config.arguments import parse_arguments
 from runner.config.check import check
 from runner.config.experiment import run_experiment
 from runner.runs import read_run
-from tests.campaign.kill_chains import Kind, storages
+from tests.campaign.kill_chains import STORAGES, Kind
 from tests.campaign.signal_chains import DEADLINE_SECONDS, PREEMPTED, SIGNALS, SignalChain, left_behind, play, table
 from tests.whole.children import Child, fork, spawn, take_signals
 from tests.whole.runs import SHORT, compose, differences, end_of
@@ -49,13 +49,13 @@ def campaign(kinds, signals, per_chain, folder):
 
 
 def test_six_signals_change_nothing(tmp_path):
-    campaign([Kind("torchsnapshot", storages()[-1], 0)], 6, 6, tmp_path)
+    campaign([Kind("torchsnapshot", STORAGES[-1], 0)], 6, 6, tmp_path)
 
 
 @pytest.mark.slow
 def test_a_hundred_signals_change_nothing(tmp_path):
     backends = ("torchsnapshot", "torch")
-    kinds = [Kind(backend, storage, seed) for seed in (0, 1) for backend in backends for storage in storages()]
+    kinds = [Kind(backend, storage, seed) for seed in (0, 1) for backend in backends for storage in STORAGES]
     campaign(kinds, 100, 6, tmp_path)
 
 

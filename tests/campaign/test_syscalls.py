@@ -14,7 +14,7 @@ from runner.spec import CheckpointError
 from runner.trainer import Trainer
 from tests.campaign import tracer
 from tests.campaign.crash_states import Recorder, crash_states
-from tests.campaign.kill_chains import Kind, storages
+from tests.campaign.kill_chains import STORAGES, Kind
 from tests.whole.children import fork, half_written, is_done
 from tests.whole.runs import compose, differences, end_of, saves_of, state_of
 
@@ -158,7 +158,7 @@ def power_cuts(backend, storage, folder, count, prepare=lambda: None):
 
 
 def test_fifty_power_cuts_in_a_save_leave_a_checkpoint(tmp_path):
-    power_cuts(BACKENDS[0], storages()[-1], tmp_path, 50)
+    power_cuts(BACKENDS[0], STORAGES[-1], tmp_path, 50)
 
 
 def test_a_save_that_pushes_nothing_to_the_disk_would_be_found_out(tmp_path):
@@ -166,23 +166,23 @@ def test_a_save_that_pushes_nothing_to_the_disk_would_be_found_out(tmp_path):
         os.fsync = os.fdatasync = lambda descriptor: None
 
     with pytest.raises(AssertionError, match="HOOKLINE_CAMPAIGN_SEED"):
-        power_cuts(BACKENDS[0], storages()[-1], tmp_path, 100, skip_syncs)
+        power_cuts(BACKENDS[0], STORAGES[-1], tmp_path, 100, skip_syncs)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", storages())
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_five_hundred_power_cuts_in_a_save_leave_a_checkpoint(tmp_path, backend, storage):
     power_cuts(backend, storage, tmp_path, 500)
 
 
 def test_a_kill_at_every_fifth_call_of_a_save_leaves_a_checkpoint(tmp_path):
-    backend, storage = BACKENDS[0], storages()[-1]
+    backend, storage = BACKENDS[0], STORAGES[-1]
     campaign(backend, storage, tmp_path, step=5)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("storage", storages())
+@pytest.mark.parametrize("storage", STORAGES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_kill_at_any_call_of_a_save_leaves_a_checkpoint(tmp_path, backend, storage):
     campaign(backend, storage, tmp_path)

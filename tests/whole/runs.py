@@ -54,7 +54,8 @@ def state_of(folder: Path) -> dict[str, Any]:
 
 def replay_of(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The transitions that a resumed run would have, wherever they are kept."""
-    experiment = assemble({**config, "logger": {}}, RunFolder.open(folder))
+    # On the CPU: a process that has used a GPU cannot be forked any more.
+    experiment = assemble({**config, "device": "cpu", "logger": {}}, RunFolder.open(folder))
     experiment.trainer.load_from_file()
     storage: Any = experiment.source.storage
     experiment.environment.close()
