@@ -35,11 +35,12 @@ _LIBRARIES = ("torch", "tensordict", "torchsnapshot", "numpy", "gymnasium")
 
 
 class Content(NamedTuple):
-    """A state taken apart, and what the manifest says about it."""
+    """A state taken apart, and what the manifest says about it; ``rows`` are a copy of its tensors' bytes, if any."""
 
     skeleton: Any
     tensors: Tensors
     fields: dict[str, Any]
+    rows: Tensors | None = None
 
     @property
     def nbytes(self) -> int:
@@ -60,21 +61,15 @@ def take(state: Mapping[str, Any], fields: Mapping[str, Any]) -> Content:
 
 
 class Copies:
-    """CPU copies of a run's tensors, in memory that is used again for the next copies."""
+    """Copies of what is in a run's tensors, in memory that is used again for the next one."""
 
     def __init__(self) -> None:
-        self._tensors: Tensors = {}
+        self._rows: Tensors = {}
 
     def copy(self, content: Content) -> Content:
-        """``content`` with tensors of its own, which the next call overwrites."""
-        self._tensors = {name: self._copy(name, tensor) for name, tensor in content.tensors.items()}
-        return content._replace(tensors=self._tensors)
-
-    def _copy(self, name: str, tensor: Tensor) -> Tensor:
-        last = self._tensors.get(name)
-        if last is None or last.shape != tensor.shape or last.dtype != tensor.dtype:
-            last = torch.empty(tensor.shape, dtype=tensor.dtype)
-        return last.copy_(tensor)
+        """``content`` with rows of its own, which the next call overwrites."""
+        self._rows = pack(content.tensors, self._rows)
+        return content._replace(rows=self._rows)
 
 
 class Written(NamedTuple):
@@ -100,7 +95,7 @@ def write(folder: Path, content: Content, backend: str) -> Written:
     check_size(raw, "the state besides its tensors")
     (folder / STATE).write_bytes(raw)
     (folder / PAYLOAD).mkdir()
-    rows = pack(content.tensors)
+    rows = pack(content.tensors) if content.rows is None else content.rows
     digests = BACKENDS[backend].write(folder / PAYLOAD, rows) if rows else {}
     paths = {f"{PAYLOAD}/{file}": digest for file, digest in digests.items()}
     return Written({STATE: digest_of(raw), **paths}, deferred)

@@ -25,10 +25,17 @@ class TensorMeta(NamedTuple):
         return prod(self.shape) * self.dtype.itemsize
 
 
-def pack(tensors: Mapping[str, Tensor]) -> Tensors:
-    """The bytes of CPU tensors: a row for each large one, and one row for all others; empty ones are in none."""
+def pack(tensors: Mapping[str, Tensor], memory: Mapping[str, Tensor] | None = None) -> Tensors:
+    """The bytes of tensors: a row for each large one, and one row for all others; empty ones are in none.
+
+    Args:
+        memory: rows from before, to be written over where they fit; without it a row may be the memory of its tensor.
+    """
     layout = _lay_out({name: tensor.nbytes for name, tensor in tensors.items()})
-    return {row: _joined([tensors[name] for name in names]) for row, names in layout.items()}
+    parts = {row: [_bytes(tensors[name].cpu().contiguous()) for name in names] for row, names in layout.items()}
+    if memory is None:
+        return {row: some[0] if len(some) == 1 else torch.cat(some) for row, some in parts.items()}
+    return {row: torch.cat(some, out=_room(memory.get(row), some)) for row, some in parts.items()}
 
 
 def row_sizes(metas: Mapping[str, TensorMeta]) -> dict[str, int]:
@@ -86,9 +93,9 @@ def _lay_out(sizes: Mapping[str, int]) -> dict[str, list[str]]:
     return layout
 
 
-def _joined(tensors: list[Tensor]) -> Tensor:
-    rows = [_bytes(tensor.cpu().contiguous()) for tensor in tensors]
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
+def _room(memory: Tensor | None, parts: list[Tensor]) -> Tensor:
+    size = sum(map(len, parts))
+    return memory if memory is not None and len(memory) == size else torch.empty(size, dtype=torch.uint8)
 
 
 def _bytes(tensor: Tensor) -> Tensor:

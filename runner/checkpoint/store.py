@@ -60,6 +60,7 @@ class CheckpointStore:
         self._git = getattr(run, "git_sha", None)
         self._interval = Interval({**every}) if every else None
         self._verified: set[str] = set()
+        self._ages: dict[str, _Age] = {}
         self._sequence = 0
         self._copies = Copies()
         self._background: Background[Path] = Background()
@@ -79,9 +80,9 @@ class CheckpointStore:
         """The checkpoints there are, good or not, newest first; those with an unreadable manifest before all others."""
         return [folder for _, folder in self._by_age()]
 
-    def _by_age(self) -> list[tuple["_Age", Path]]:
+    def _by_age(self, known: Mapping[str, "_Age"] | None = None) -> list[tuple["_Age", Path]]:
         found = (self.folder / name for name in self._names() if _NAME.fullmatch(name))
-        return sorted(((_age(folder), folder) for folder in found), reverse=True)
+        return sorted((((known or {}).get(folder.name) or _age(folder), folder) for folder in found), reverse=True)
 
     def _names(self) -> list[str]:
         """What is in the folder of the checkpoints; only one that was never made is the same as an empty one."""
@@ -207,7 +208,7 @@ class CheckpointStore:
         return folder
 
     def _publish(self, temporary: Path, fields: dict[str, Any], deferred: list[Deferred]) -> Path:
-        existing = self._by_age()
+        existing = self._by_age(self._ages)
         if existing and self._is_same(existing[0][1], fields):
             return existing[0][1]
         self._sequence = 1 + max([self._sequence, *(age.sequence for age, _ in existing)])
@@ -219,6 +220,7 @@ class CheckpointStore:
         os.rename(temporary, final)
         sync(self.folder)
         self._verified.add(final.name)
+        self._ages[final.name] = _age(final, fields["sequence"])
         unreadable_last = sorted(existing, key=lambda one: one[0].is_unreadable)
         self._prune([folder for _, folder in unreadable_last])
         kept = sum(_NAME.fullmatch(name) is not None for name in self._names())
@@ -279,10 +281,11 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _age(folder: Path) -> _Age:
+def _age(folder: Path, sequence: int | None = None) -> _Age:
     step, repeat = _NAME.fullmatch(folder.name).groups("0")  # type: ignore[union-attr]
     try:
-        return _Age(False, int(read_manifest(folder)["sequence"]), int(step), int(repeat))
+        found = read_manifest(folder)["sequence"] if sequence is None else sequence
+        return _Age(False, int(found), int(step), int(repeat))
     except (DamagedError, OSError):
         return _Age(True, 0, int(step), int(repeat))
 
