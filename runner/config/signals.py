@@ -132,8 +132,9 @@ def _handle(handler: Handler) -> dict[signal.Signals, Any]:
 def _stop_at_once(number: int, frame: FrameType | None) -> None:
     while _claimed:
         folder = _claimed.pop()
-        if not has_run(folder):
-            remove_unstarted(folder)
+        if folder.is_dir() and not has_run(folder):
+            for path in (*folder.iterdir(), folder):  # a sweep's jobs first
+                remove_unstarted(path)
     _say(f"{signal.Signals(number).name}: stopped; no run was under way\n")
     os._exit(PREEMPTED)
 
