@@ -66,6 +66,7 @@ class Connection:
         if not is_run_id(run.info.run_id):
             raise ValueError(f"the server names a run {run.info.run_id!r:.60}, which is no id of a run")
         self.run_id: str = run.info.run_id
+        self._target, self._experiment, self._may_have_twins = target, run.info.experiment_id, may_exist
         self._parameters: dict[str, str] = dict(run.data.params)
         self._names: set[str] = set()
         self._witnesses: dict[str, set[int]] = {}
@@ -111,6 +112,9 @@ class Connection:
         return False
 
     def finish(self, status: str) -> None:
+        """Set the run's status, and leave it the only one of its kind."""
+        if self._may_have_twins:
+            self._remove_empty_twins()
         self._client.set_terminated(self.run_id, status)
 
     def _new_values(self, row: Row) -> list[Any]:
@@ -168,14 +172,21 @@ class Connection:
                     raise
         # Killed after the run was made, before its id was written down, or before it arrived: a tag tells which it is.
         experiment = self._client.get_experiment_by_name(target.experiment)
-        tag = MARK if MARK in target.tags else FOLDER
-        value = target.tags.get(tag, "").replace("'", "")
-        found = experiment and self._client.search_runs(
-            [experiment.experiment_id], f"tags.`{tag}` = '{value}'", max_results=1
-        )
+        found = self._twins(target, experiment.experiment_id) if experiment else []
         if not found and run_id is not None:
             logger.warning("MLflow at %s has no run %s; its metrics go to a new one", target.uri, run_id)
-        return found[0] if found else None
+        return max(found, key=lambda run: len(run.data.metrics), default=None)
+
+    def _twins(self, target: Target, experiment_id: str) -> list[Any]:
+        """The runs that were made for ours: several, where the server made one and then denied it."""
+        tag = MARK if MARK in target.tags else FOLDER
+        value = target.tags.get(tag, "").replace("'", "")
+        return list(self._client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=100))
+
+    def _remove_empty_twins(self) -> None:
+        for run in self._twins(self._target, self._experiment):
+            if run.info.run_id != self.run_id and not run.data.metrics:
+                self._client.delete_run(run.info.run_id)
 
     def _create(self, target: Target) -> Any:
         experiment_id = self._experiment_id(target)

@@ -21,6 +21,7 @@ SEND_SECONDS = 5.0
 RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 30.0
 RETRY_AT_CLOSE_SECONDS = 0.5
+COMPLAIN_SECONDS = 600.0
 LOOK_FOR_PARENT_SECONDS = 1.0
 ROWS_AT_ONCE = 1000
 NICENESS = 5
@@ -141,7 +142,7 @@ class Service:
 
     def __init__(self, inbox: "queue.SimpleQueue[Message | None]", tell: Tell) -> None:
         self._inbox, self._tell = inbox, tell
-        self._next_send = 0.0
+        self._next_send = self._next_complaint = 0.0
 
     def run(self) -> None:
         while (message := self._inbox.get()) is not None:
@@ -150,7 +151,8 @@ class Service:
 
     def _follow(self, sender: Sender) -> None:
         status: str | None = None
-        delay_seconds, is_hopeless, self._next_send = RETRY_SECONDS, False, 0.0
+        delay_seconds, is_hopeless = RETRY_SECONDS, False
+        self._next_send = self._next_complaint = 0.0
         while True:
             error = self._try(sender, status)
             if status is not None and (error is None or is_hopeless):
@@ -164,14 +166,15 @@ class Service:
                 status, is_hopeless = ended, error is not None
 
     def _try(self, sender: Sender, status: str | None) -> Exception | None:
-        """Send what there is, and the status where the run has ended; the first of a row of failures is reported."""
+        """Send what there is, and the status where the run has ended; of failures one is reported now and then."""
         rows = sender.rows
         try:
             sender.send_all()
             if status is not None:
                 sender.finish(status)
         except Exception as error:  # whatever it is, the next try may do better
-            if not sender.is_failing:
+            if time.monotonic() >= self._next_complaint:
+                self._next_complaint = time.monotonic() + COMPLAIN_SECONDS
                 self._tell({"trouble": first_line(error)})
             sender.is_failing = True
             sender.recover(error)

@@ -139,13 +139,15 @@ class LightServer:
         if what == "runs/create":
             return 200, {"run": self._create(body)}
         if what == "runs/search":
-            (value,) = body["filter"].rpartition(" = ")[2:]
-            runs = [
-                run for run in self.runs.values() if value.strip("'") in [tag["value"] for tag in run["data"]["tags"]]
-            ]
-            return 200, {"runs": [self._of_run("runs/get", run, body)["run"] for run in runs]}
+            return 200, {"runs": self._search(body["filter"].rpartition(" = ")[2].strip("'"))}
         run = self.runs.get(body.get("run_id") or body.get("run_uuid") or "")
         return (200, self._of_run(what, run, body)) if run and not self._is_refused(body) else self._no(run, missing)
+
+    def _search(self, value: str) -> list[dict[str, Any]]:
+        """The runs with a tag of that value, the newest first."""
+        active = [run for run in self.runs.values() if run["info"]["lifecycle_stage"] == "active"]
+        found = [run for run in reversed(active) if value in [tag["value"] for tag in run["data"]["tags"]]]
+        return [self._of_run("runs/get", run, {})["run"] for run in found]
 
     def _no(self, run: Any, missing: tuple[int, dict[str, Any]]) -> tuple[int, dict[str, Any]]:
         return (400, {"error_code": "INVALID_PARAMETER_VALUE", "message": "not this one"}) if run else missing
@@ -168,6 +170,8 @@ class LightServer:
             return {"run_info": run["info"]}
         elif what == "metrics/get-history":
             return {"metrics": [value for value in values if value["key"] == body["metric_key"]]}
+        elif what == "runs/delete":
+            run["info"]["lifecycle_stage"] = "deleted"
         latest = {value["key"]: value for value in values}
         return {"run": {**run, "data": {**run["data"], "metrics": [*latest.values()]}}}
 

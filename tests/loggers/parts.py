@@ -29,7 +29,7 @@ def warnings_in(caplog):
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def wait_until(is_so, seconds=30.0):
+def wait_until(is_so, seconds=120.0):
     deadline = time.monotonic() + seconds
     while not is_so():
         assert time.monotonic() < deadline, "waited in vain"

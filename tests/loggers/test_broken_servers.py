@@ -11,7 +11,7 @@ from runner.loggers import mlflow_sender
 from runner.loggers.journal import JOURNAL
 from runner.loggers.mlflow import MLFlowLogger
 from tests.campaign.tracking import LOG_BATCH, LightServer, Proxy
-from tests.loggers.parts import once, row, wait_until, wait_until_sent, warnings_in
+from tests.loggers.parts import kill, once, row, wait_until, wait_until_sent, warnings_in
 
 pytestmark = pytest.mark.usefixtures("in_thread")
 
@@ -121,6 +121,42 @@ def test_a_server_that_forgets_the_run_gets_all_of_it_again(server, run):
     logger.close("done")
     assert steps_at(server, logger.run_id) == once(1, 2)
     assert server.runs[logger.run_id]["data"]["params"] == [{"key": "lr", "value": "0.001"}]
+
+
+def test_of_two_runs_that_a_server_made_because_it_denied_the_first_one_is_left(server, run):
+    lies = {"runs/create": ["garble"], "runs/search": ["lie"]}
+
+    def script(number, path, seconds):
+        asked = path.rpartition("/mlflow/")[2]
+        return lies[asked].pop() if lies.get(asked) else "pass"
+
+    proxy = Proxy(server.port, script)
+    logger = MLFlowLogger(run, tracking_uri=proxy.uri)
+    logger.log_hparams({"lr": 1e-3})
+    logger.log_row(row(1))
+    wait_until_sent(logger)
+    assert len(server.runs) == 2
+    logger.close("done")
+    proxy.stop()
+    stages = {run_id: made["info"]["lifecycle_stage"] for run_id, made in server.runs.items()}
+    assert stages.pop(logger.run_id) == "active"
+    assert list(stages.values()) == ["deleted"]
+    assert steps_at(server, logger.run_id) == once(1)
+
+
+def test_a_resumed_run_goes_on_in_the_one_of_two_that_has_its_values(server, run):
+    killed = MLFlowLogger(run, tracking_uri=server.uri)
+    killed.log_row(row(1))
+    kill(killed)
+    tags = server.runs[killed.run_id]["data"]["tags"]
+    server._create({"experiment_id": "1", "tags": tags})
+    resumed = MLFlowLogger(run, tracking_uri=server.uri)
+    resumed.load_state_dict({})
+    resumed.log_row(row(1))
+    resumed.log_row(row(2))
+    resumed.close("done")
+    assert resumed.run_id == killed.run_id
+    assert steps_at(server, resumed.run_id) == once(1, 2)
 
 
 def test_one_value_that_is_refused_does_not_hold_up_the_others(server, run, caplog):
