@@ -148,6 +148,10 @@ def _assemble(config: Config, run: RunFolder | None = None) -> Experiment:
         return assemble(config, run)
     except (ConfigError, CheckpointError, ValueError) as error:
         raise NotStarted(" ".join(str(error).split())) from error
+    except (MemoryError, RuntimeError) as error:  # torch has no exception of its own for this on the CPU
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+            raise NotStarted(f"there is not enough memory for this: {' '.join(str(error).split())}") from error
+        raise
 
 
 def _load(trainer: Trainer, run: RunFolder) -> None:

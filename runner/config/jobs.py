@@ -107,7 +107,7 @@ class Jobs:
         job.folder.joinpath("command.txt").write_text(f"{self.command}\n")
         config, problems = validate(tree, Origins(), self.composer.groups())
         if problems:
-            raise Rejected(problems)
+            raise NotStarted("; ".join(map(str, problems)))
         algo, env = run_names(HydraConfig.get().runtime.choices, config, self.is_id_typed)
         if config["resume"] == "auto" and (folder := find_resumable(config)):
             log.info("going on in %s", folder)

@@ -118,7 +118,7 @@ def _folders(arguments: Arguments, checked: Checked) -> list[str]:
     added = _quiet(checked)
     if not arguments.multirun:
         if checked.is_typed("hydra.run.dir"):
-            _refuse_used_folder(checked)
+            _make_unused_folder(checked)
         else:
             added.append(f"hydra.run.dir={quote(_claim(folder_of_run(algo, env, checked.config['seed'])))}")
         return added
@@ -130,14 +130,27 @@ def _folders(arguments: Arguments, checked: Checked) -> list[str]:
 
 
 def _claim(wanted: Path) -> Path:
-    return remove_if_unstarted(claim_folder(wanted))
+    try:
+        return remove_if_unstarted(claim_folder(wanted))
+    except OSError as error:
+        elsewhere = "hydra.run.dir=<folder>, or hydra.sweep.dir=<folder> for a sweep, puts it elsewhere"
+        words = f"the folder cannot be made: {error.strerror}"
+        raise Rejected([Problem(str(wanted), f"in {Path.cwd()}", words, elsewhere)]) from None
 
 
-def _refuse_used_folder(checked: Checked) -> None:
+def _make_unused_folder(checked: Checked) -> None:
+    """A folder that is typed has to be there, or to be made, and has no run in it yet."""
     folder = [str(item.values[-1]) for item in checked.typed if item.key == "hydra.run.dir"][-1]
     if Path(folder, RUN_FILE).exists():
         words = "there is a run in this folder already"
         raise Rejected([Problem(f"hydra.run.dir={folder}", COMMAND_LINE, words, f"resume={folder} goes on with it")])
+    if "${" in folder:  # known only to Hydra
+        return
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        words = f"the folder cannot be made: {error.strerror}"
+        raise Rejected([Problem(f"hydra.run.dir={folder}", COMMAND_LINE, words)]) from None
 
 
 def _quiet(checked: Checked) -> list[str]:

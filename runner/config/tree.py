@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf
 from omegaconf.errors import InterpolationToMissingValueError
 
@@ -86,6 +87,8 @@ class Resolver:
             self.links[key] = match[1]
         if depth > LONGEST_CHAIN:
             return self._report_circle(key, written)
+        if "${hydra:" in written and (self._hydra is not None or not HydraConfig.initialized()):
+            return self._of_hydra(key, written)
         chained = self._next_interpolation(node, written)
         if chained is not None:  # what is wrong further along the chain is reported there, once
             return self._value(chained[1], chained[0], depth + 1)
@@ -94,8 +97,6 @@ class Resolver:
         except InterpolationToMissingValueError:
             return REPORTED  # the key it points to is reported as missing
         except Exception as error:  # resolvers may raise anything
-            if "${hydra:" in written:
-                return self._of_hydra(key, written)
             if "recursi" in f"{type(error)} {error}".lower():
                 return self._report_circle(key, written)
             return self._report(key, written, *self._reason(node, error))

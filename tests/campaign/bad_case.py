@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from math import ceil
 from typing import Any
 
 from tests.campaign.config_space import Space
@@ -61,7 +62,7 @@ def make_cases(space: Space, count: int, seed: int) -> Iterator[Case]:
     for name, (weight, maker) in MAKERS.items():
         rng = random.Random(f"{seed} {name}")
         seen: set[tuple[Any, ...]] = set()
-        wanted = max(1, round(count * weight / total))
+        wanted = ceil(count * weight / total)
         for _ in range(TRIES * wanted):
             case = maker(space, rng)
             if case is not None and case.given() not in seen:

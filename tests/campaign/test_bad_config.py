@@ -3,6 +3,7 @@
 import os
 import random
 import re
+import resource
 import time
 from collections import defaultdict
 
@@ -21,7 +22,7 @@ LONGEST_LINE = 500
 
 @pytest.fixture(scope="module")
 def space():
-    return Space(CONF)
+    return Space(CONF, few=6, seed=SEED)
 
 
 def mistakes(answer):
@@ -42,7 +43,7 @@ def faults(case, answer):
         f"the first line does not say {case.origin}": case.origin not in first,
         "nothing after the colon": not re.search(r"\): \S+ \S+", first),
         "words for programmers": bool(NOISE.search(answer.err)),
-        "too long a line": max(map(len, lines), default=0) > LONGEST_LINE + max(map(len, case.argv)),
+        "too long a line": max(map(len, lines), default=0) > LONGEST_LINE + max(map(len, case.argv), default=0),
         f"{len(lines)} lines": len(lines) > case.mistakes,
     }
     return [fault for fault, is_so in checks.items() if is_so]
@@ -93,15 +94,24 @@ class Campaign:
         assert len(wrong) <= 0.05 * len(self.typos()), f"{REPRODUCE}: {wrong[:20]}"
 
 
-def assert_answered_truly(case, folder):
-    """As a user starts it: the same report, within a second (other work may slow one try, hardly three)."""
+def answer_truly(case, folder):
+    """The answer that a user gets, which must be the same, and its seconds of the clock and of the CPU."""
     folder.mkdir(parents=True)
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     answer = ask_truly(case.asked(), folder)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert faults(case, answer) == [], (REPRODUCE, case, answer)
-    tries = [answer.seconds]
-    while case.edits and min(tries) >= 1 and len(tries) < 3:
-        tries.append(ask_truly(case.asked(), folder).seconds)
-    return min(tries)
+    return answer.seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def assert_quick(seconds):
+    """Within a second, as long as the cores are not shared with more than they can do."""
+    clock, cpu = (sorted(column) for column in zip(*seconds, strict=True))
+    load, cores = os.getloadavg()[0], os.cpu_count()
+    print(f"{len(clock)} typos as processes: median {clock[len(clock) // 2]:.2f} s, slowest {clock[-1]:.2f} s, "
+          f"of the CPU {cpu[-1]:.2f} s; load {load:.1f} on {cores} cores")  # fmt: skip
+    assert cpu[-1] < 1.2, REPRODUCE
+    assert clock[-1] < 1 or load > cores, REPRODUCE
 
 
 def is_checked_without_gymnasium(case):
@@ -109,13 +119,15 @@ def is_checked_without_gymnasium(case):
 
 
 def test_what_is_right_is_not_refused_and_the_judge_sees_that_it_goes_on(space):
-    right = [[], ["seed=3"], ["optimizer=sgd"], ["log_every.updates=2"], ["-m", "seed=0,1"], ["hooks=null"],
-             ["-m", "network.hidden=[64,64],[8]", "hooks=[default],[default,early_stopping]",
-             "+env.kwargs={a:1},{a:2}"], ["hydra.run.dir=here"], ["source.gamma=${loss.gamma}"]]  # fmt: skip
+    right = [
+        ["seed=3", "log_every.updates=2"],
+        ["source.gamma=${loss.gamma}", "hooks=null", "hydra.run.dir=here"],
+        ["-m", "network.hidden=[64,64],[8]", "hooks=[default],[default,early_stopping]", "+env.kwargs={a:1},{a:2}"],
+    ]
     answers = list(ask({"argv": argv, "files": {}} for argv in right))
     assert [answer.code for answer in answers] == [ACCEPTED] * len(right)
     assert all(answer.touched[-1] == "import torch" for answer in answers)
-    assert faults(Case((), ("seed",)), answers[1])
+    assert faults(Case((), ("seed",)), answers[0])
 
 
 def test_a_bad_report_is_noticed():
@@ -131,30 +143,30 @@ def test_a_bad_report_is_noticed():
 
 
 def test_names_that_are_called_wrong_are_refused_by_hydra_too(space):
-    cases = [case for case in make_cases(space, 400, SEED) if REFUSED_BY_HYDRA.match(case.kind)]
-    for case in random.Random(SEED).sample(cases, 12):
+    cases = [case for case in make_cases(space, 100, SEED) if REFUSED_BY_HYDRA.match(case.kind)]
+    for case in random.Random(SEED).sample(cases, 6):
         texts = [text for text in case.argv if text != "-m"]
-        assert space.compose(*texts) is None, (REPRODUCE, case)
+        is_optional = texts[-1].startswith("tuned=")  # Hydra leaves it out without a word
+        assert is_optional or space.compose(*texts) is None, (REPRODUCE, case)
 
 
-def test_a_hundred_and_fifty_wrong_command_lines_are_answered_clearly(space, tmp_path):
-    campaign = Campaign(make_cases(space, 130, SEED))
+def test_over_a_hundred_wrong_command_lines_are_answered_clearly(space, tmp_path):
+    campaign = Campaign(make_cases(space, 110, SEED))
     campaign.assert_all_are_clear()
-    assert len(campaign.cases) >= 130
+    assert len(campaign.cases) >= 120
     assert {case.kind for case in campaign.cases} == set(MAKERS)
     typos = [case for case, _ in campaign.typos() if is_checked_without_gymnasium(case)]
-    for number, case in enumerate(random.Random(SEED).sample(typos, 3)):
-        assert assert_answered_truly(case, tmp_path / str(number)) < 4  # other tests run beside this one
+    chosen = random.Random(SEED).sample(typos, 2)
+    assert_quick([answer_truly(case, tmp_path / str(number)) for number, case in enumerate(chosen)])
 
 
 @pytest.mark.slow
-def test_two_thousand_wrong_command_lines_are_answered_clearly(space, tmp_path):
-    campaign = Campaign(make_cases(space, 2050, SEED))
+def test_two_thousand_wrong_command_lines_are_answered_clearly(tmp_path):
+    campaign = Campaign(make_cases(Space(CONF), 2060, SEED))
     campaign.assert_all_are_clear()
     assert len(campaign.cases) >= 2000
     rng = random.Random(SEED)
     typos = rng.sample([case for case, _ in campaign.typos() if is_checked_without_gymnasium(case)], 20)
     others = rng.sample([case for case in campaign.cases if not case.edits], 20)
-    seconds = [assert_answered_truly(case, tmp_path / str(number)) for number, case in enumerate([*typos, *others])]
-    print(f"as processes: {len(seconds)}; typos answered in {max(seconds[:20]):.2f} s at most")
-    assert max(seconds[:20]) < 1, REPRODUCE
+    seconds = [answer_truly(case, tmp_path / str(number)) for number, case in enumerate([*typos, *others])]
+    assert_quick(seconds[:20])

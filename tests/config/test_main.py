@@ -62,6 +62,15 @@ def test_a_folder_that_holds_a_run_is_not_used_again(ask):
     assert (ask.folder / "here" / "metrics.csv").read_text() == before
 
 
+def test_a_folder_that_cannot_be_made_is_a_mistake(ask):
+    (line,) = ask(*QUICK, "hydra.run.dir=/proc/here").mistakes
+    assert line.startswith("hydra.run.dir=/proc/here (command line): the folder cannot be made: ")
+    (ask.folder / "outputs").touch()
+    (line,) = ask(*QUICK).mistakes
+    assert line.startswith("outputs/dqn-cartpole/")
+    assert "the folder cannot be made: " in line
+
+
 def test_another_environment_gives_the_folder_its_name(ask):
     assert ask(*QUICK, "env=gym", "env.id=Acrobot-v1").code == 0
     (folder,) = runs()
@@ -157,6 +166,7 @@ def test_auto_starts_a_run_where_there_is_none_and_refuses_to_choose_between_two
     [
         ("env.num_envs=3", "collector.frames_per_batch=4 is not a multiple of env.num_envs=3"),
         ("source.capacity=2", "source.capacity=2 is less than a batch of 4 env steps"),
+        ("learner.loss_weights={critic:2}", "learner.loss_weights.critic: the loss has no such term; it has q"),
         ("env.id=Pendulum-v1", "action values need discrete actions; Pendulum-v1 takes vectors of shape (1,)"),
     ],
 )
@@ -164,6 +174,21 @@ def test_a_value_that_only_building_finds_out_about_leaves_no_folder_behind(ask,
     answer = ask(typed, "tuned=null", "logger=csv")
     assert answer.code == 2
     assert f"{line}; nothing was started" in answer.err
+    assert os.listdir(ask.folder) == []
+
+
+def test_a_value_that_only_hydra_knows_is_checked_when_it_is_known(ask):
+    answer = ask(*QUICK, "seed=${hydra:job.name}")
+    assert answer.code == 2
+    assert answer.err.startswith('seed = "run" (')
+    assert answer.err.endswith("expected a whole number >= 0; nothing was started\n")
+    assert not runs()
+
+
+def test_what_no_memory_can_hold_is_a_mistake(ask):
+    answer = ask("network.hidden=[1e14]", "logger=csv")
+    assert answer.code == 2
+    assert answer.err.startswith("there is not enough memory for this: ")
     assert os.listdir(ask.folder) == []
 
 
