@@ -72,7 +72,9 @@ class CSVLogger:
                 self.failure = f"{self.path} cannot be written: {reason}"
 
     def close(self, status: str) -> None:
+        """Write what is left and push it to the disk: a run that is said to be done makes no row again."""
         self.flush()
+        self._push()
 
     def state_dict(self) -> StateDict:
         """How much has been written, which a checkpoint's writer pushes to the disk first, and what could not be."""

@@ -99,6 +99,8 @@ def play(chain: Chain, folder: Path, kills: int, seconds: float, uninterrupted: 
     else:
         chain.problems += differences(end(chain, folder), uninterrupted)
         chain.problems += [f"{name} is left" for name in half_written(folder)]
+    said = folder.with_suffix(".txt").read_text().splitlines()
+    chain.problems += [f"lost: {line}" for line in said if "is not used" in line]
 
 
 def end(chain: Chain, folder: Path) -> dict[str, Any]:

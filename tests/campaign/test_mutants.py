@@ -54,31 +54,33 @@ def stop(scenario, folder):
     begun = assemble({**config, "logger": {}}, RunFolder.open(folder / "stopped"))
     begun.environment.close()
     stopped = Stopped(config, folder / "stopped", state, manifest, begun.trainer.state_dict(), {})
-    code, end = resume(stopped, state, folder / "control")
-    assert code == 0
+    end = resume(stopped, state, folder / "control")
     assert differences({**end, "saves": None}, {**end_of(config, folder / "whole"), "saves": None}) == []
     return stopped._replace(end=end)
 
 
 def resume(stopped, state, folder):
-    """The exit code, and the end, of the run resumed from ``state`` as its newest checkpoint."""
+    """How the run ends that is resumed from ``state`` as its newest checkpoint; ``ValueError`` if it is refused."""
     shutil.copytree(stopped.folder, folder)
     CheckpointStore(run=folder).save(state, stopped.manifest["counters"], {**stopped.manifest["extra"], "again": True})
-    code = fork(stopped.config, folder).wait()
+    child = fork(stopped.config, folder)
     try:
-        return code, {**end_of(stopped.config, folder), "saves": saves_of(folder)} if code == 0 else {}
+        if child.wait() != 0:
+            raise ValueError(f"the run ends with exit code {child.end}")
+        if "is not used" in child.output():
+            raise ValueError("the checkpoint is not used")
+        return {**end_of(stopped.config, folder), "saves": saves_of(folder)}
     finally:
         shutil.rmtree(folder)
+        folder.with_suffix(".txt").unlink()
 
 
 def judge(stopped, paths, folder):
-    """How a fault at these items shows: the exit code, or the first of the differences; ``None`` where it does not."""
+    """How a fault at these items shows, for example by the first of the differences; ``None`` where it does not."""
     try:
-        code, end = resume(stopped, mutated(stopped.state, paths, stopped.initial), folder)
+        end = resume(stopped, mutated(stopped.state, paths, stopped.initial), folder)
     except ValueError as error:
-        return f"cannot be read at the end: {error}"
-    if code != 0:
-        return f"refused with exit code {code}"
+        return str(error)
     found = differences(end, stopped.end)
     return f"{len(found)} differences, {found[0]}" if found else None
 

@@ -102,6 +102,7 @@ def kill_at(base, number, is_after, folder):
     name = {OLD: "old", NEW: "new"}[state["progress"]["env_steps"]]
     assert differences(state, getattr(base, name)) == []
     assert differences(finish(base, folder), base.end) == []
+    assert "is not used" not in folder.with_suffix(".txt").read_text()
     assert half_written(folder) == []
     shutil.rmtree(folder)
     return name
