@@ -15,10 +15,10 @@ def make_folder(path: Path) -> None:
 
 def sync_tree(folder: Path) -> None:
     """Push every file and folder under ``folder`` to the disk, its manifest and itself last."""
-    paths = sorted((folder / name for name in list_files(folder)), key=lambda path: path.name == MANIFEST)
-    inside = {parent for path in paths for parent in path.parents if parent.is_relative_to(folder)}
-    for path in (*paths, *sorted(inside, reverse=True)):
-        sync(path)
+    files = sorted(list_files(folder), key=lambda name: name == MANIFEST)
+    inside = {name[:end] for name in files for end, letter in enumerate(name) if letter == "/"}
+    for name in (*files, *sorted(inside, reverse=True), ""):
+        sync(folder / name)
 
 
 def sync(path: Path) -> None:

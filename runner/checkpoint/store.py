@@ -240,7 +240,7 @@ class CheckpointStore:
             return False
 
     def _free_name(self, env_steps: int) -> Path:
-        names = [f"step-{env_steps}"] + [f"step-{env_steps}.r{number}" for number in range(1, 1000)]
+        names = (f"step-{env_steps}" + (f".r{number}" if number else "") for number in range(1000))
         return next(self.folder / name for name in names if not os.path.lexists(self.folder / name))
 
     def _prune(self, folders: list[Path]) -> None:

@@ -118,7 +118,9 @@ def _array_tensor(value: Any, path: Path) -> Tensor:
 
 
 def _put(kind: str, tensor: Tensor, path: Path, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    name = "/".join(part.replace("~", "~0").replace("/", "~1") for part in path)
+    name = "/".join(path)
+    if "~" in name or name.count("/") >= len(path):
+        name = "/".join(part.replace("~", "~0").replace("/", "~1") for part in path)
     while name in tensors:  # the keys 1 and "1" of one dict
         name += "'"
     tensors[name] = tensor
