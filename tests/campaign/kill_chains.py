@@ -94,7 +94,9 @@ def play(chain: Chain, folder: Path, kills: int, seconds: float, uninterrupted: 
         if child.kill() != -signal.SIGKILL:
             break
         note_kill(chain, child, finished)
-    if not is_done(folder) and (child := begin(chain, folder)).wait() != 0:
+    if child.end not in (0, -signal.SIGKILL):
+        chain.problems.append(f"a run ended with {child.end}: {child.output()[-500:]}")
+    elif not is_done(folder) and (child := begin(chain, folder)).wait() != 0:
         chain.problems.append(f"the resumed run ended with {child.end}: {child.output()[-500:]}")
     else:
         chain.problems += differences(end(chain, folder), uninterrupted)

@@ -36,6 +36,7 @@ MUTANTS = (
     Mutant("the updates that were skipped", "learner/default/optimizations/default/skipped"),
     Mutant("the actions of the replay", "source/storage/fields/action"),
     Mutant("the cursor of the replay", "source/storage/cursor"),
+    Mutant("how many rows are in files", "source/storage/total", "in files"),
     Mutant("the tapes of the episodes", "collector/environment/within"),
     Mutant("the numbers of the episodes", "collector/environment/episodes"),
     Mutant("the running returns", "collector/environment/returns"),

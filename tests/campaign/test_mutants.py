@@ -24,6 +24,7 @@ SCENARIOS = {
     "asked to end": (900, "post_steps_log", ("hooks.early_stopping.patience=1", "env.max_episode_steps=7")),
     # Before the hook that evaluates is called, for the first time and in a batch at whose end a row is written.
     "evaluating": (910, "pre_steps_log", ("evaluation.every.env_steps=910",)),
+    "in files": (740, "pre_steps_log", ("source.storage=memmap",)),
     # Which take 400 env steps each.
     "after an episode": (810, "pre_steps_log", ("env=mountain_car",)),
     "between episodes": (970, "pre_steps_log", ("env=mountain_car",)),
