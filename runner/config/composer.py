@@ -137,7 +137,7 @@ class Composer:
             chain = " -> ".join(map(self._named, read[start:]))
             return Problem("defaults", self._named(read[-1]), f"the lists lead back to where they began: {chain}")
         if named := re.match(r"In '([^']+)': (.*)", words):
-            return Problem("defaults", self._named(named[1]), named[2])
+            return Problem("defaults", self._named(named[1]), named[2].partition(" Config search path:")[0])
         if "interpolation" in words and read:
             return Problem("defaults", self._named(read[-1]), words.partition(", possible")[0])
         return Problem(" ".join(groups) or self._named(self.config_name), COMMAND_LINE, words)

@@ -80,7 +80,7 @@ def _mend(item: Typed, composer: Composer) -> Typed | None:
     meant = [nearest(str(name), choices) for name in (typed if isinstance(typed, list) else [typed])]
     guesses = list(dict.fromkeys(name for name in meant if name))
     value = guesses if isinstance(typed, list) else next(iter(guesses), None)
-    return replace(item, values=(value,), prefix=item.prefix.replace("++", "+")) if guesses else None
+    return replace(item, values=(value,), prefix=item.prefix.replace("++", "")) if guesses else None
 
 
 def unchosen_keys(group: str, tree: Mapping[str, Any], composer: Composer) -> dict[str, str]:

@@ -147,7 +147,9 @@ def _make_unused_folder(checked: Checked) -> None:
     if "${" in folder:  # known only to Hydra
         return
     try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        if not Path(folder).exists():
+            Path(folder).mkdir(parents=True)
+            remove_if_unstarted(Path(folder))
     except OSError as error:
         words = f"the folder cannot be made: {error.strerror}"
         raise Rejected([Problem(f"hydra.run.dir={folder}", COMMAND_LINE, words)]) from None

@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, RangeSweep, Sweep
 from hydra.errors import HydraException
-from omegaconf import Container, DictConfig, OmegaConf, open_dict
+from omegaconf import Container, DictConfig, ListConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.composer import Composer
@@ -133,6 +133,8 @@ def _diagnosis(text: str, error: Exception) -> tuple[str, str]:
         if value.count(opening) != value.count(closing):
             missing = closing if value.count(opening) > value.count(closing) else opening
             return f"lacks a {missing}", "a value with spaces needs quotes around it: 'key={a: 1}'"
+    if re.search(r"\s=|=\s", text):
+        return "has spaces around the =", "write key=value without spaces"
     if value.startswith("(") and value.endswith(")"):
         return "cannot be read as key=value", f"a list is [{value[1:-1]}]"
     return f"cannot be read as key=value: {_reason(error)}", EXAMPLE
@@ -180,8 +182,17 @@ def apply(tree: DictConfig, item: Typed, value: Any) -> Problem | None:
             else:
                 OmegaConf.update(tree, item.key, value, merge=True, force_add=True)
     except (OmegaConfBaseException, TypeError, ValueError, AttributeError, KeyError, AssertionError) as error:
+        if "Cannot merge" in str(error):
+            there = _kind(OmegaConf.select(tree, item.key))
+            return item.problem(item.text, f"expected {there}, for there is {there} in the files; got {_kind(value)}")
         return item.problem(item.text, f"cannot be set: {_reason(error)}")
     return None
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, DictConfig | dict):
+        return "a mapping"
+    return "a list" if isinstance(value, ListConfig | list) else "a value"
 
 
 def _lacks(container: Container, name: str) -> bool:

@@ -72,7 +72,8 @@ class Schema:
             named = {name: node for name, node in value.items() if node is not None}
             return {name: self._needed_node(f"{key}.{name}", node) for name, node in named.items()}
         if key not in (*self._groups, *NEEDED_NODES, *NAMED_NODES):
-            self._report(key, "there is no such key", did_you_mean(nearest(key, {*siblings, *self._groups} - {key})))
+            guess = did_you_mean(nearest(key, {*siblings, *self._groups} - {key}))
+            self._report(key, "there is no such key", guess or "python run.py --help lists the keys")
             return value
         return value if value is None or isinstance(value, Unknown) else self._needed_node(key, value)
 
@@ -112,7 +113,9 @@ class Schema:
             known = [other for other in signature.parameters if other not in INJECTED]
             guess = nearest(name, known)
             takes = f"{signature.target} takes {', '.join(known) or 'nothing'}"
-            self._report(full, "there is no such parameter", did_you_mean(f"{key}.{guess}") if guess else takes)
+            is_tuned = "/tuned/" in self._origins.of(full)
+            hint = "tuned=null leaves the tuned values out" if is_tuned else takes
+            self._report(full, "there is no such parameter", did_you_mean(f"{key}.{guess}") if guess else hint)
         return self._value(full, parameter or Parameter(name), value)
 
     def _find_missing(self, key: str, signature: Signature, given: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from runner.runs import has_run, remove_unstarted
+from runner.runs import has_run, read_run, remove_unstarted
 
 PREEMPTED = 75
 GRACE = "HOOKLINE_GRACE_SECONDS"
@@ -132,11 +132,20 @@ def _handle(handler: Handler) -> dict[signal.Signals, Any]:
 def _stop_at_once(number: int, frame: FrameType | None) -> None:
     while _claimed:
         folder = _claimed.pop()
+        if _is_done(folder):  # all that was left to do is to end
+            os._exit(0)
         if folder.is_dir() and not has_run(folder):
             for path in (*folder.iterdir(), folder):  # a sweep's jobs first
                 remove_unstarted(path)
     _say(f"{signal.Signals(number).name}: stopped; no run was under way\n")
     os._exit(PREEMPTED)
+
+
+def _is_done(folder: Path) -> bool:
+    try:
+        return bool(read_run(folder)["status"] == "done")
+    except ValueError:
+        return False
 
 
 def _let_go_of(terminals: list[int]) -> None:

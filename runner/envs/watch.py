@@ -90,7 +90,7 @@ class Watch:
             if passed >= seconds:
                 self._late, passed = call, 0.0
                 signal.pthread_kill(self._main, NUMBER)
-                if not stop.wait(min(seconds, GRACE_SECONDS)) and self._call() == call:
+                if not stop.wait(GRACE_SECONDS) and self._call() == call:
                     self._give_up()
 
     def _call(self) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 """A real short run, the states it saved as they were in memory, and what becomes of damaged copies of its folder."""
 
+import faulthandler
 import importlib
 import os
 import pickle
@@ -86,9 +87,10 @@ def in_child(work: Callable[[], Any], seconds: int = DEADLINE_SECONDS) -> Ended:
 
 
 def _leave_pytest(output: int, seconds: int) -> None:
-    signal.alarm(seconds)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
+    faulthandler.register(signal.SIGALRM, file=output, chain=True)  # says where it hangs
+    signal.alarm(seconds)
     sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from runner.envs import single
+from runner.envs import single, watch
 from tests.envs.faulty import ALWAYS, Faulty
 from tests.whole.children import Child, fork
 from tests.whole.runs import CLOCK_COLUMNS, compose, differences, end_of
@@ -189,9 +189,10 @@ def said_by(child: Child) -> str:
 
 
 def _forget() -> None:
-    """In a child: count from here, let a hundred steps be a long episode, and few files be open."""
+    """In a child: count from here, let a hundred steps be a long episode and a second a long time to wait."""
     Faulty.calls = Faulty.faults = Faulty.made = 0
     single.LONG_EPISODE = 100
+    watch.GRACE_SECONDS = 1.0
 
 
 def table(rows: list[Row]) -> str:

@@ -20,8 +20,9 @@ class Fence(Watch):
     def __init__(self, writable: list[str], addresses: list[tuple[str, int]], report: str) -> None:
         super().__init__([Path(path) for path in writable], Known(), addresses=addresses)
         self._report = os.open(report, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-        for event in ("import", "exec", "compile"):
+        for event in ("import", "exec", "compile", "socket.__new__"):
             del self._judges[event]
+        self._judges["socket.bind"] = self._bind
         self._judges["subprocess.Popen"] = self._start
         self._never_right = tuple(
             name for name in NEVER if not name.startswith(("ctypes", "marshal", "pickle", "code"))
@@ -35,6 +36,10 @@ class Fence(Watch):
 
     def _is_writable(self, event: str, path: Any, folder: int | None) -> bool:
         return super()._is_writable(event, path, folder) or CACHES in Path(os.fsdecode(path)).parts
+
+    def _bind(self, args: tuple[Any, ...]) -> str | None:
+        """``urllib3`` binds a socket, and closes it, to know whether there is IPv6."""
+        return None if args[1][:2] == ("::1", 0) else repr(args[1])
 
     def _start(self, args: tuple[Any, ...]) -> str | None:
         """Only the process that sends metrics to MLflow."""

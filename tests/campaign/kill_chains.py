@@ -85,7 +85,7 @@ def play(chain: Chain, folder: Path, kills: int, seconds: float, uninterrupted: 
     ``seconds`` is how long one of its kind takes.
     """
     draw = random.Random(chain.random_seed)
-    while len(chain.kills) < kills:
+    while len(chain.kills) < kills and not is_done(folder):  # it may be killed when it was done
         child = begin(chain, folder)
         wait = wait_for_a_save if draw.random() < IN_A_SAVE else wait_for_any_instant
         if wait(child, draw, seconds):

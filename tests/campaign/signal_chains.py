@@ -123,7 +123,7 @@ def play(
         if meeting.wait(child, draw.uniform(0, seconds)):
             chain.signals.append(stop(child, draw.choice(SIGNALS), phase.name, meeting.close))
             chain.problems += left_behind(child, folder)
-            is_over = child.end != PREEMPTED
+            is_over = child.end != PREEMPTED or is_done(folder)  # the last may come between the two
         else:
             meeting.close()
             is_over = True

@@ -238,6 +238,7 @@ def test_any_damage_elsewhere_in_the_folder_of_a_run_is_refused_told_or_harmless
     assert table.count("refused", "told") > 50
 
 
+@pytest.mark.slow
 def test_files_that_may_not_be_read_are_damage_too(scene_of, place):
     scene, table = scene_of("checkpoint.backend=torch"), Table("no permission")
     newest = scene.checkpoints[0]

@@ -34,6 +34,7 @@ from tests.campaign.failing_disks import (
 from tests.whole.runs import compose, differences, end_of
 
 BACKENDS = ("torch", "torchsnapshot")
+STORAGES = ("tensor", "memmap")
 SHORT_RUN = (
     "total_frames=300", "source.warmup=100", "source.capacity=200", "network.hidden=[8,8]", "log_every.env_steps=50",
     "checkpoint.every.env_steps=100", "checkpoint.backend=torch", "evaluation.every.env_steps=200",
@@ -74,19 +75,25 @@ def template_of(place, states):
     return make
 
 
-@pytest.fixture(scope="module")
-def run_without_faults(place):
+@pytest.fixture(scope="module", params=STORAGES)
+def run_without_faults(place, request):
     """The whole run, how it ends, and the calls it makes."""
-    config = compose(*SHORT_RUN)
-    watched = try_run(config, place / "whole", None)
+    config, folder = compose(*SHORT_RUN, f"source.storage={request.param}"), place / f"whole-{request.param}"
+    watched = try_run(config, folder, None)
     assert watched.ended.code == 0, watched.ended.output
-    return config, finish_of(config, place / "whole"), watched.calls
+    return config, finish_of(config, folder), watched.calls
 
 
 def finish_of(config, folder):
     ended = in_child(lambda: end_of(config, folder))
     assert ended.code == 0, ended.output
     return ended.result
+
+
+def fresh(place, name):
+    """A folder of that name that is not there yet."""
+    shutil.rmtree(place / name, ignore_errors=True)
+    return place / name
 
 
 def assert_nothing_wrong(table: FaultTable) -> None:
@@ -136,7 +143,7 @@ def test_a_load_in_which_any_call_fails_falls_back_or_says_why_not(place, states
 
 def test_a_run_goes_on_where_one_save_finds_the_disk_full_and_the_next_save_succeeds(place, run_without_faults):
     config, whole, _ = run_without_faults
-    folder = place / "one-failed"
+    folder = fresh(place, "one-failed")
 
     def work(switch: Switch):
         save = CheckpointStore.save_in_background
@@ -163,7 +170,7 @@ def test_a_run_goes_on_where_one_save_finds_the_disk_full_and_the_next_save_succ
 
 def test_a_run_whose_last_save_fails_exits_3_in_one_line_and_goes_on_from_the_save_before(place, run_without_faults):
     config, whole, _ = run_without_faults
-    folder = place / "last-failed"
+    folder = fresh(place, "last-failed")
 
     def work(switch: Switch):
         save = CheckpointStore.save
@@ -187,7 +194,7 @@ def test_a_run_whose_last_save_fails_exits_3_in_one_line_and_goes_on_from_the_sa
 @pytest.mark.slow
 def test_a_run_in_whose_folder_any_call_fails_is_the_same_run_when_it_has_gone_on(place, run_without_faults):
     config, whole, calls = run_without_faults
-    table = FaultTable("whole runs")
+    table = FaultTable(f"whole runs, storage={config['source']['storage']}")
     faults = [fault for fault in faults_in({kind: calls[kind] for kind in PERSISTENT}) if fault.error != errno.EDQUOT]
     for number, fault in enumerate(faults[::3]):
         folder = place / f"run-{number}"
@@ -202,7 +209,7 @@ def test_a_run_on_a_disk_that_is_really_full_ends_in_one_line_and_goes_on_when_t
     place, run_without_faults
 ):
     config, whole, _ = run_without_faults
-    mount = place / "disk"
+    mount = fresh(place, "disk")
     mount.mkdir()
     ended = in_child(lambda: _fill_and_free(config, mount, whole), seconds=120)
     if ended.code == 77:

@@ -32,6 +32,8 @@ from tests.campaign.hostile_files import CANARY, plant
 from tests.campaign.hostile_server import hostile_server, server_payloads
 from tests.campaign.hostile_watch import ROOT
 
+pytestmark = pytest.mark.slow
+
 SOURCES: tuple[Callable[[], Iterator[Payload]], ...] = (
     hostile_files.pickle_payloads, hostile_files.special_payloads, hostile_checkpoints.tensor_payloads,
     hostile_checkpoints.skeleton_payloads, hostile_checkpoints.value_payloads, hostile_checkpoints.manifest_payloads,
@@ -45,7 +47,7 @@ ckpt/newest is a pipe|shape: a million huge ones|type '_inductor'|a million empt
 a position beyond numpy's generator|progress is None|every number is negative|lists '\\ud800'|manifest.json: 1e999
 manifest.json: a million keys|keys that JSON and YAML read differently|an id in a hook|a plugin of Hydra in the folder
 a logger among the hooks|loggers that lead nowhere|a file of a class|threads|brackets that close|indentation
-texts that multiply|mappings that multiply|rows that are none|progress is {'x': [[]]}""".replace("\n", "|").split("|")
+texts that multiply|mappings that multiply|rows that are none""".replace("\n", "|").split("|")
 """Payloads that once did harm, hung, or ended in a traceback."""
 
 
@@ -145,7 +147,7 @@ def test_the_hook_catches_a_loader_that_is_not_safe(arena, name):
 @pytest.mark.parametrize(
     ("fault", "work"),
     [
-        ("took too long", lambda: time.sleep(60)),
+        ("took too long", lambda: time.sleep(600)),
         ("MiB for", lambda: bytearray(b"x" * 2**29)),
         ("a traceback", lambda: 1 / 0),
         ("characters that are not for reading", lambda: print("\x1b[2J", flush=True)),
@@ -153,7 +155,7 @@ def test_the_hook_catches_a_loader_that_is_not_safe(arena, name):
     ],
 )
 def test_what_is_not_an_event_is_caught_too(arena, monkeypatch, fault, work):
-    monkeypatch.setattr("tests.campaign.hostile.LIMIT_SECONDS", 1 if "too long" in fault else 20)
+    monkeypatch.setattr("tests.campaign.hostile.LIMIT_SECONDS", 1 if "too long" in fault else 60)
     payload = Payload("oracle", fault, lambda run: None, expect=("refused",))
     outcome = arena.attack(payload, lambda argv: work() or 0)
     assert any(fault in line for line in outcome.faults), outcome

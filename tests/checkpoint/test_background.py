@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -103,19 +104,23 @@ def test_deferred_work_that_fails_fails_the_save(store):
     assert os.listdir(store.folder) == []
 
 
-@pytest.fixture
+@contextmanager
 def small_files():
+    """Files of more than 20,000 bytes cannot be written; no fixture, as pytest writes before those end."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_save_that_fails_is_told_at_once_and_again_by_wait_and_the_next_one_is_tried(store, small_files, caplog):
+def test_a_save_that_fails_is_told_at_once_and_again_by_wait_and_the_next_one_is_tried(store, caplog):
     begin(store, 1, {"a": 1})
     assert store.wait().name == "step-1"
-    begin(store, 2, {"a": torch.zeros(100_000)})
-    store.finish()
+    with small_files():
+        begin(store, 2, {"a": torch.zeros(100_000)})
+        store.finish()
     (warning,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert "no checkpoint could be written" in warning
     assert "\n" not in warning
@@ -127,9 +132,10 @@ def test_a_save_that_fails_is_told_at_once_and_again_by_wait_and_the_next_one_is
     assert sorted(os.listdir(store.folder)) == ["step-1", "step-3"]
 
 
-def test_a_save_that_is_awaited_does_not_fail_for_the_one_before(store, small_files):
-    begin(store, 2, {"a": torch.zeros(100_000)})
-    assert store.save({"a": 3}, {"env_steps": 3}).name == "step-3"
+def test_a_save_that_is_awaited_does_not_fail_for_the_one_before(store):
+    with small_files():
+        begin(store, 2, {"a": torch.zeros(100_000)})
+        assert store.save({"a": 3}, {"env_steps": 3}).name == "step-3"
 
 
 def test_what_cannot_be_saved_is_told_to_the_caller(store):

@@ -139,6 +139,23 @@ def test_a_fault_in_the_trial_at_the_start_is_named():
     assert same(play(env)[1], play(environment("CartPole-v1"))[1])
 
 
+def test_after_a_fault_in_the_trial_another_one_is_tried():
+    class Stuck(Counter):
+        made = 0
+
+        def __init__(self):
+            super().__init__(50)
+            type(self).made += 1
+            self.is_stuck = type(self).made == 1
+
+        def step(self, action):
+            if self.is_stuck:
+                raise RuntimeError("stuck")
+            return super().step(action)
+
+    assert environment(Stuck, on_error="restart", max_restarts=1).guard.restarts == 1
+
+
 def test_a_tuple_in_the_wrong_order_is_noticed_in_the_trial():
     words = r"^env 0, trial episode \(seed 1\), step 1: truncated is \{\}, neither true nor false; step must return"
     with pytest.raises(EnvFault, match=words):

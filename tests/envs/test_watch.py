@@ -7,7 +7,9 @@ import time
 import numpy as np
 import pytest
 
-from runner.envs.watch import NUMBER
+from runner.collectors.in_process import Arrays
+from runner.envs import watch
+from runner.envs.watch import NUMBER, Hung
 from runner.runs import RunFolder
 from runner.spec import EnvFault
 from tests.envs.faulty import ALWAYS, faulty
@@ -140,7 +142,8 @@ def exit_code(pid):
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def test_c_code_that_never_answers_ends_the_process_and_the_run_is_told(tmp_path):
+def test_c_code_that_never_answers_ends_the_process_and_the_run_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(watch, "GRACE_SECONDS", SECONDS)
     run = RunFolder.start(tmp_path, algo="a", env="e", seed=0, config_hash="h")
     env = environment(faulty("step locks up in C", AT), step_timeout=SECONDS, run=run, on_error="restart")
     code = exit_code(in_child(lambda: play(env), tmp_path / "output"))
@@ -156,18 +159,41 @@ def test_c_code_that_never_answers_ends_the_process_and_the_run_is_told(tmp_path
 
 
 def test_a_process_that_was_suspended_has_not_hung(tmp_path):
-    class Steady(Counter):
+    class Laborious(Counter):
+        """Needs 0.1 s of the processor for a step, which no suspended process gets."""
+
         def step(self, action):
-            time.sleep(0.02)
+            until = time.process_time() + 0.1
+            while time.process_time() < until:
+                pass
             return super().step(action)
 
-    env = environment(Steady, step_timeout=SECONDS)
-    pid = in_child(lambda: play(env, 4), tmp_path / "output")
-    time.sleep(0.3)
+    def work():
+        env.start()
+        for _ in range(3):
+            env.step([0], arrays, 0)
+        env.close()
+
+    env = environment(Laborious, step_timeout=2 * SECONDS)
+    arrays = Arrays.allocate(1, 1, env.spec)
+    pid = in_child(work, tmp_path / "output")
+    time.sleep(0.2)
     os.kill(pid, signal.SIGSTOP)
-    time.sleep(2.5 * SECONDS)
+    time.sleep(3 * SECONDS)
     os.kill(pid, signal.SIGCONT)
     assert exit_code(pid) == 0, (tmp_path / "output").read_text()
+
+
+def test_a_deadline_that_comes_too_late_interrupts_nothing():
+    env = environment(Counter)
+    (one,), deadline = env._singles, env.guard.watch
+    deadline._late, deadline.inside = (one, *one.call()), one
+    with pytest.raises(Hung):
+        deadline._interrupt(NUMBER, None)
+    deadline.inside = None  # the call came back meanwhile
+    deadline._interrupt(NUMBER, None)
+    deadline.inside, one.length = one, one.length + 1  # another one has begun
+    deadline._interrupt(NUMBER, None)
 
 
 def test_a_fork_of_a_watched_process_has_a_watch_of_its_own(tmp_path):

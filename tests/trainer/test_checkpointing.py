@@ -1,5 +1,6 @@
 import os
 import resource
+from contextlib import contextmanager
 from itertools import count
 
 import pytest
@@ -108,33 +109,36 @@ def note(how, save, saved):
     return and_note
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """Files of more than 100 bytes cannot be written."""
+    """Files of more than 100 bytes cannot be written, until what is given is called."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_run_that_cannot_save_goes_on_and_saves_when_it_can(tmp_path, full_disk, caplog):
+def test_a_run_that_cannot_save_goes_on_and_saves_when_it_can(tmp_path, caplog):
     one = trainer(20, checkpoint=CheckpointStore(tmp_path, every={"env_steps": 8}))
 
-    def free(batch):
+    def make_room(batch):
         if one.progress.env_steps == 12:
             one.checkpoint.finish()
-            full_disk()
+            free()
 
-    Call("post_steps_log", free).register(one, "free")
-    one.train()
+    Call("post_steps_log", make_room).register(one, "make_room")
+    with full_disk() as free:
+        one.train()
     assert [folder.name for folder in one.checkpoint.folders()] == ["step-20", "step-16"]
     (warning,) = [record.getMessage() for record in caplog.records if "no checkpoint" in record.getMessage()]
     assert "the run goes on" in warning
 
 
-def test_a_run_whose_last_save_fails_says_so(tmp_path, full_disk):
+def test_a_run_whose_last_save_fails_says_so(tmp_path):
     one = trainer(20, checkpoint=CheckpointStore(tmp_path))
-    with pytest.raises(CheckpointError, match="no checkpoint could be written") as caught:
+    with full_disk(), pytest.raises(CheckpointError, match="no checkpoint could be written") as caught:
         one.train()
     assert "\n" not in str(caught.value)
     assert os.listdir(one.checkpoint.folder) == []
