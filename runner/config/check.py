@@ -157,8 +157,9 @@ class _Check:
     def _rewrite(self, composition: Composition) -> Composition:
         self._typed = replace_units(self._typed, as_plain(composition.tree), self._composer)
         rewriter = Rewriter(self._composer, composition)
-        rewriter.stale_tuned(self._typed)
         drops_tuned = rewriter.other_env(self._typed)
+        if not drops_tuned:
+            rewriter.stale_tuned(self._typed)
         self._typed = [*rewriter.added, *self._typed]
         self._notices += rewriter.notices
         return self._compose_first() if drops_tuned else composition

@@ -192,7 +192,7 @@ def conflict(space: Space, rng: Draw) -> Case | None:
         ((f"{key}.below={value}" if is_plain else f"{key}.x.y={value}",), key),
         ((f"+{key}={value}",) if is_plain else (f"~{key}=x",), key),
         ((f"~{key}=nonsense",), key),
-        ((f"~{key}", f"{key}={value}"), key),
+        ((f"~{key}", f"{key}={'{}x' if isinstance(leaf.value, Mapping) else value}"), key),
         ((f"{key}={value}", f"~{key}", f"~{key}"), key),
         (("-m", f"{key}={value},{value}", f"{key}={value}"), key),
         ((f"~{item}", f"{item}.x=1"), item),
@@ -222,7 +222,8 @@ def bad_sweep_of_choices(space: Space, rng: Draw) -> Case | None:
     group, typed, answers = found
     values = [typed, *(choice for choice in space.groups[group] if f"{group}={choice}" not in INCOMPLETE)]
     rng.shuffle(values)
-    return Case(("-m", f"{group}={','.join(values)}"), (f"{group}={typed}",), answers, 1)
+    more = () if group in GLOBAL else ("tuned=null",)  # for some of its values fit one choice only
+    return Case(("-m", *more, f"{group}={','.join(values)}"), (f"{group}={typed}",), answers, 1)
 
 
 @kind("several values without -m", 2)

@@ -82,6 +82,12 @@ def test_a_tuned_value_for_another_choice_is_left_out_and_the_user_is_told(tuned
     assert "optimizer.eps" in found.notices[0]
 
 
+def test_tuned_values_are_left_out_once_for_another_id_and_another_choice(tuned):
+    found = checked("env.id=Acrobot-v1", "optimizer=sgd", conf=tuned)
+    assert "eps" not in found.config["optimizer"]
+    assert len(found.notices) == 1
+
+
 def test_a_value_that_another_file_sets_is_not_left_out(conf):
     (conf / "target_updater" / "odd.yaml").write_text("defaults: [polyak]\nupdate_frequency: 5\n")
     with pytest.raises(Rejected, match=r"target_updater.update_frequency \(conf/target_updater/odd.yaml:2\)"):
