@@ -39,7 +39,7 @@ SHORT_RUN = (
     "total_frames=300", "source.warmup=100", "source.capacity=200", "network.hidden=[8,8]", "log_every.env_steps=50",
     "checkpoint.every.env_steps=100", "checkpoint.backend=torch", "evaluation.every.env_steps=200",
 )  # fmt: skip
-PERSISTENT = ("create", "write", "sync", "rename", "make folder", "remove", "close")
+CHANGING = ("create", "write", "sync", "rename", "make folder", "remove", "close")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,6 +117,8 @@ def test_a_save_that_finds_the_disk_full_at_any_fifth_call_keeps_the_one_before(
 def test_a_save_in_which_any_call_fails_keeps_the_one_before(place, states, template_of, backend, in_background):
     template = template_of(backend)
     calls = try_save(prepared(template, place), states, backend, in_background, None).calls
+    if in_background:  # reported otherwise, but done by the same calls: reading has been tried
+        calls = {kind: calls[kind] for kind in CHANGING}
     table = run_saves(template, place, states, backend, in_background, faults_in(calls))
     assert_nothing_wrong(table)
     assert table.count("error told") > 100
@@ -195,7 +197,7 @@ def test_a_run_whose_last_save_fails_exits_3_in_one_line_and_goes_on_from_the_sa
 def test_a_run_in_whose_folder_any_call_fails_is_the_same_run_when_it_has_gone_on(place, run_without_faults):
     config, whole, calls = run_without_faults
     table = FaultTable(f"whole runs, storage={config['source']['storage']}")
-    faults = [fault for fault in faults_in({kind: calls[kind] for kind in PERSISTENT}) if fault.error != errno.EDQUOT]
+    faults = [fault for fault in faults_in({kind: calls[kind] for kind in CHANGING}) if fault.error != errno.EDQUOT]
     for number, fault in enumerate(faults[::3]):
         folder = place / f"run-{number}"
         watched = try_run(config, folder, fault)

@@ -148,7 +148,7 @@ def test_the_hook_catches_a_loader_that_is_not_safe(arena, name):
     ("fault", "work"),
     [
         ("took too long", lambda: time.sleep(600)),
-        ("MiB for", lambda: bytearray(b"x" * 2**29)),
+        ("MiB for", lambda: bytearray(b"x") * (240 * 2**20)),
         ("a traceback", lambda: 1 / 0),
         ("characters that are not for reading", lambda: print("\x1b[2J", flush=True)),
         ("expected refused", lambda: None),
