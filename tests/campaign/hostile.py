@@ -217,7 +217,10 @@ class Arena:
         pid = os.fork()
         if pid == 0:
             os.close(reading)
-            _child(work, argv, watch, run, writing, is_inside)
+            try:
+                _child(work, argv, watch, run, writing, is_inside)
+            finally:
+                os._exit(99)  # whatever became of it, there is only one pytest
         os.close(writing)
         return _wait(pid, reading, LIMIT_SECONDS if watch is not None and not watch.learning else 120)
 
@@ -232,6 +235,7 @@ def _child(
     with open(work / "out.txt", "w") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
+    sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)  # not pytest's
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if watch is not None and not watch.learning:
         resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_CPU_SECONDS, LIMIT_CPU_SECONDS))

@@ -10,6 +10,8 @@ from tests.campaign.hostile_watch import NEVER, ROOT, Known, Watch
 
 SETTINGS = "HOOKLINE_FENCE"
 SENDER = ["-P", "-m", "runner.loggers.mlflow_sender"]
+ABOUT_THE_MACHINE = ["uname", "-p"]
+"""What Python's own ``platform`` starts."""
 CACHES = "__pycache__"
 """Where Python keeps modules that it has compiled, beside them."""
 
@@ -44,7 +46,8 @@ class Fence(Watch):
     def _start(self, args: tuple[Any, ...]) -> str | None:
         """Only the process that sends metrics to MLflow."""
         executable, argv = os.fsdecode(args[0]), [os.fsdecode(word) for word in args[1]]
-        return None if executable == sys.executable and argv[1:4] == SENDER else repr(argv)
+        is_sender = executable == sys.executable and argv[1:4] == SENDER
+        return None if is_sender or argv == ABOUT_THE_MACHINE else repr(argv)
 
 
 def fence_in(folder: Path, writable: list[Path], report: Path, addresses: list[tuple[str, int]]) -> dict[str, str]:

@@ -4,7 +4,6 @@ pytest -m slow -s tests/campaign/test_damage.py        # all of it, as tables
 """
 
 import itertools
-import os
 import shutil
 import tempfile
 from functools import partial
@@ -25,11 +24,10 @@ from tests.campaign.damage_folder import damages_of_all_checkpoints, damages_of_
 from tests.campaign.damaged_runs import (
     BAD,
     MEMORY,
-    NOBODY,
     Scene,
     Table,
-    as_nobody,
     damaged_copy,
+    drop_privileges,
     in_child,
     judge,
     make_scene,
@@ -238,16 +236,13 @@ def test_any_damage_elsewhere_in_the_folder_of_a_run_is_refused_told_or_harmless
     assert table.count("refused", "told") > 50
 
 
-@pytest.mark.slow
 def test_files_that_may_not_be_read_are_damage_too(scene_of, place):
     scene, table = scene_of("checkpoint.backend=torch"), Table("no permission")
     newest = scene.checkpoints[0]
-    if (reason := why_nobody_cannot_run(place)) is not None:
-        pytest.skip(reason)
     for name in regular_files(newest):
         damage = _no_permission(newest.relative_to(scene.folder), name)
         run = damaged_copy(scene, damage, place)
-        table.add(damage, *judge(scene, damage, run, resumed=partial(resume, scene.config, run, as_nobody)))
+        table.add(damage, *judge(scene, damage, run, resumed=partial(resume, scene.config, run, drop_privileges)))
     assert_nothing_silent(table)
     assert table.count("fell back") == table.count() == len(regular_files(newest))
 
@@ -255,16 +250,6 @@ def test_files_that_may_not_be_read_are_damage_too(scene_of, place):
 def _no_permission(checkpoint: Path, name: str) -> Damage:
     target = checkpoint / name
     return Damage("take all permissions", str(target), lambda run: (run / target).chmod(0), (checkpoint.name,), (name,))
-
-
-def why_nobody_cannot_run(place: Path) -> str | None:
-    """Why a user without root's rights cannot be had here, if so: root reads what nobody may read."""
-    if os.geteuid() != 0:
-        return None
-    (place / "nobody").mkdir()
-    ended = in_child(lambda: (as_nobody(place / "nobody"), os.geteuid()))
-    is_nobody = ended.code == 0 and ended.result[1] == NOBODY
-    return None if is_nobody else f"root may read everything, and cannot become another user: {ended.output}"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -32,8 +32,6 @@ from tests.campaign.hostile_files import CANARY, plant
 from tests.campaign.hostile_server import hostile_server, server_payloads
 from tests.campaign.hostile_watch import ROOT
 
-pytestmark = pytest.mark.slow
-
 SOURCES: tuple[Callable[[], Iterator[Payload]], ...] = (
     hostile_files.pickle_payloads, hostile_files.special_payloads, hostile_checkpoints.tensor_payloads,
     hostile_checkpoints.skeleton_payloads, hostile_checkpoints.value_payloads, hostile_checkpoints.manifest_payloads,
@@ -148,7 +146,7 @@ def test_the_hook_catches_a_loader_that_is_not_safe(arena, name):
     ("fault", "work"),
     [
         ("took too long", lambda: time.sleep(600)),
-        ("MiB for", lambda: bytearray(b"x") * (240 * 2**20)),
+        ("MiB for", lambda: bytearray(b"x") * 2**28),
         ("a traceback", lambda: 1 / 0),
         ("characters that are not for reading", lambda: print("\x1b[2J", flush=True)),
         ("expected refused", lambda: None),
@@ -157,7 +155,7 @@ def test_the_hook_catches_a_loader_that_is_not_safe(arena, name):
 def test_what_is_not_an_event_is_caught_too(arena, monkeypatch, fault, work):
     monkeypatch.setattr("tests.campaign.hostile.LIMIT_SECONDS", 1 if "too long" in fault else 60)
     payload = Payload("oracle", fault, lambda run: None, expect=("refused",))
-    outcome = arena.attack(payload, lambda argv: work() or 0)
+    outcome = arena.attack(payload, lambda argv: 0 * bool(work()))
     assert any(fault in line for line in outcome.faults), outcome
 
 
@@ -166,7 +164,7 @@ def test_a_run_writes_only_in_its_folder_and_beside_mlflow_and_connects_to_nothi
     work, report = tmp_path / "work", tmp_path / "report"
     for name in ("work", "home", "temporary"):
         (tmp_path / name).mkdir()
-    writable = [work / RUN, work / "outputs" / "mlflow.db", tmp_path / "temporary"]
+    writable = [work / RUN, work / "outputs", tmp_path / "temporary"]
     fence = fence_in(tmp_path / "fence", writable, report, addresses=[])
     environment = os.environ | fence | {"HOME": str(tmp_path / "home"), "TMPDIR": str(tmp_path / "temporary")}
     for argv in ([*SHORT], [f"resume={RUN}", "total_frames=400"]):

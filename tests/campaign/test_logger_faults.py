@@ -117,7 +117,7 @@ def test_a_run_that_is_killed_while_answers_get_lost_has_every_value_once(tmp_pa
 
 
 def untimed(values: Values) -> Values:
-    """Without what the clock said: of a step that is done again after a kill, a server keeps the time that came first."""
+    """Without what the clock said: of a step that is done again after a kill, a server keeps the first time."""
     return Counter((name, step, "" if name.startswith("perf/") else value) for name, step, value in values.elements())
 
 
