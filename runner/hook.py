@@ -4,6 +4,7 @@ import re
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, get_args
 
 from tensordict import TensorDict, TensorDictBase
@@ -98,6 +99,19 @@ class Interval:
     def load_state_dict(self, state: StateDict) -> None:
         if state["unit"] == self.unit:  # counts of another unit, from before it was changed, say nothing
             self._before = state["before"]
+
+
+@dataclass
+class StopRequest:
+    """Why a hook wants the run to end, if one does."""
+
+    reason: str | None = None
+
+    def state_dict(self) -> StateDict:
+        return {"reason": self.reason}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        self.reason = state["reason"]
 
 
 class UnfinishedBatch:

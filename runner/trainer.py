@@ -3,14 +3,13 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tensordict import TensorDictBase
 
 from runner.checkpoint.store import CheckpointStore, naming_state_of
-from runner.hook import POINTS, Interval, UnfinishedBatch
+from runner.hook import POINTS, Interval, StopRequest, UnfinishedBatch
 from runner.learner.learner import Learner
 from runner.metrics import Metrics
 from runner.spec import Abandoned, CheckpointError, Collector, DataSource, EnvFault, Progress, StateDict, Stateful
@@ -48,19 +47,6 @@ class BatchSource:
 
     def load_state_dict(self, state: StateDict) -> None:
         pass
-
-
-@dataclass
-class StopRequest:
-    """Why a hook wants the run to end, if one does."""
-
-    reason: str | None = None
-
-    def state_dict(self) -> StateDict:
-        return {"reason": self.reason}
-
-    def load_state_dict(self, state: StateDict) -> None:
-        self.reason = state["reason"]
 
 
 class Registered(NamedTuple):
