@@ -109,7 +109,8 @@ class RunFolder:
     def unlock(self) -> None:
         """Let other processes in."""
         if self._lock is not None:
-            os.close(self._lock)
+            with contextlib.suppress(OSError):  # the lock is let go of all the same
+                os.close(self._lock)
             self._lock = None
 
     @property

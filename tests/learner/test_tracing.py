@@ -106,6 +106,25 @@ def test_a_changed_hyper_parameter_counts_from_the_next_update_on():
     assert_same_updates(traced, plain, [transitions()] * 3)
 
 
+def test_a_changed_weight_of_a_loss_counts_from_the_next_update_on():
+    traced, plain = make_learner(), make_learner("none")
+    assert_same_updates(traced, plain, [transitions()] * 3)
+    for learner in (traced, plain):
+        learner.modules["default"].optimizations[0].loss_weights["q"] = 0.3
+    assert_same_updates(traced, plain, [transitions()] * 3)
+
+
+def test_a_network_that_is_switched_to_evaluation_drops_nothing_any_more():
+    learners = []
+    for compile in ("trace", "none"):
+        torch.manual_seed(1)
+        learners.append(make_learner(compile, network=dropping()))
+        torch.manual_seed(2)
+        update(learners[-1], transitions()), update(learners[-1], transitions())
+        learners[-1].modules["default"].networks["q"].model.eval()
+    assert_same_updates(*learners, [transitions(seed=n) for n in range(3)])
+
+
 def test_a_parameter_frozen_in_mid_run_stays_where_it_is():
     traced, plain = make_learner(), make_learner("none")
     assert_same_updates(traced, plain, [transitions()] * 2)
