@@ -121,7 +121,8 @@ def test_a_network_that_is_switched_to_evaluation_drops_nothing_any_more():
         learners.append(make_learner(compile, network=dropping()))
         torch.manual_seed(2)
         update(learners[-1], transitions()), update(learners[-1], transitions())
-        learners[-1].modules["default"].networks["q"].model.eval()
+        q = learners[-1].modules["default"].networks["q"]
+        q.model.eval(), q.target.model.eval()
     assert_same_updates(*learners, [transitions(seed=n) for n in range(3)])
 
 
