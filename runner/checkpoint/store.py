@@ -60,6 +60,7 @@ class CheckpointStore:
         self._git = getattr(run, "git_sha", None)
         self._interval = Interval({**every}) if every else None
         self._verified: set[str] = set()
+        self._refused: set[str] = set()
         self._ages: dict[str, _Age] = {}
         self._sequence = 0
         self._copies = Copies()
@@ -159,10 +160,12 @@ class CheckpointStore:
                 state = read(folder, manifest, into or {})
                 accept(state)
             except (DamagedError, CheckpointError) as damage:
+                self._refused.add(folder.name)
                 self.rejected.append(f"checkpoint {folder} is not used: {damage}")
                 logger.warning(self.rejected[-1])
                 continue
             self._verified.add(folder.name)
+            self._refused.discard(folder.name)
             self.saved_env_steps = manifest["counters"]["env_steps"]
             self._sequence = max(self._sequence, age.sequence)
             _warn_of_differences(folder, manifest)
@@ -220,6 +223,7 @@ class CheckpointStore:
         os.rename(temporary, final)
         sync(self.folder)
         self._verified.add(final.name)
+        self._refused.discard(final.name)
         self._ages[final.name] = _age(final, fields["sequence"])
         unreadable_last = sorted(existing, key=lambda one: one[0].is_unreadable)
         self._prune([folder for _, folder in unreadable_last])
@@ -256,6 +260,8 @@ class CheckpointStore:
                 good += self._is_good(folder)
 
     def _is_good(self, folder: Path) -> bool:
+        if folder.name in self._refused:  # its files may be in order, and yet nobody could go on from it
+            return False
         try:
             verify(folder, with_hashes=folder.name not in self._verified)
         except DamagedError:
