@@ -114,6 +114,9 @@ def test_the_numpy_path_is_the_module_up_to_rounding_and_follows_its_weights(act
         copied.layers[0].weight.zero_()
     expected = copied(observation).detach().numpy()
     np.testing.assert_allclose(copied.forward_numpy(observation.numpy()), expected, rtol=1e-5, atol=1e-6)
+    copied.load_state_dict({name: 2 * value for name, value in network.state_dict().items()}, assign=True)
+    expected = copied(observation).detach().numpy()
+    np.testing.assert_allclose(copied.forward_numpy(observation.numpy()), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_the_numpy_path_leaves_its_input_alone():

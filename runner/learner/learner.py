@@ -12,7 +12,7 @@ from runner.learner.compiled import UpdateCompiler
 from runner.learner.gradients import with_own_memory
 from runner.learner.optimization import Optimization
 from runner.learner.tracing import GradientTracer, Recorded
-from runner.spec import Progress, StateDict
+from runner.spec import HooklineError, Progress, StateDict
 from runner.types import Compile
 
 DEFAULT_MODULE = "default"
@@ -62,7 +62,7 @@ class Learner:
         modules: by id. With several, a batch is keyed by module id.
         progress: the run's counters, which say what is due and where schedules are.
         compile: how updates by ``stackable`` losses are computed; see :mod:`runner.learner.tracing` and
-            :mod:`runner.learner.compiled`. With ``update``, :meth:`compute_losses` moves the weights already.
+            :mod:`runner.learner.compiled`. A subclass with steps of its own for gradients does them one by one.
     """
 
     def __init__(
@@ -81,14 +81,16 @@ class Learner:
     def _make_recorders(self, compile: Compile, module_id: str, optimization: Optimization) -> list[Recorder]:
         """What may compute the updates in place of autograd, best first; only losses that are pure functions can be."""
         loss = self.modules[module_id].loss
-        is_own = type(self).compute_gradients is not Learner.compute_gradients
-        if compile == "none" or is_own or not getattr(loss, "stackable", False):
+        if compile == "none" or self._overrides("compute_gradients") or not getattr(loss, "stackable", False):
             return []
         evaluate, networks = partial(self._outputs, module_id, optimization), _all_networks(self.modules[module_id])
         tracer = GradientTracer(evaluate, networks, optimization, loss.hyper_parameters)
-        if compile == "trace":
+        if compile == "trace" or self._overrides("postprocess_gradients", "apply_gradients"):
             return [tracer]
         return [UpdateCompiler(evaluate, networks, optimization, loss.hyper_parameters), tracer]
+
+    def _overrides(self, *methods: str) -> bool:
+        return any(getattr(type(self), method) is not getattr(Learner, method) for method in methods)
 
     @classmethod
     def from_loss_module(
@@ -132,7 +134,8 @@ class Learner:
     def _update(self, optimization: Optimization, losses: TensorDictBase) -> dict[str, Tensor]:
         metrics = _loss_metrics(losses)
         recorded = self._recorded.get(optimization)
-        if recorded is not None and recorded.gradients is None:
+        if recorded is not None and recorded.gradients is None and recorded.is_of(losses):
+            recorded.apply()
             optimization.follow()
             return {**metrics, **self._recorded.pop(optimization).metrics}
         gradients = self.compute_gradients(optimization, losses)
@@ -145,6 +148,11 @@ class Learner:
         recorded = self._recorded.pop(optimization, None)
         if recorded is not None and recorded.gradients is not None and recorded.is_of(losses):
             return with_own_memory(recorded.gradients)
+        if recorded is not None and not any(loss.requires_grad for loss in losses.values()):
+            raise HooklineError(
+                f"the losses of optimization {optimization.name!r} were changed after they were computed, and recorded "
+                "ones have no graph that could tell their gradients: use compile=none"
+            )
         return optimization.compute_gradients(losses)
 
     def postprocess_gradients(self, optimization: Optimization, gradients: list[Tensor | None]) -> dict[str, Tensor]:

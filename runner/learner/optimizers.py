@@ -20,7 +20,8 @@ class Adam(optim.Adam):
     def step(self, closure: Any = None) -> Any:
         """One update; see :meth:`torch.optim.Adam.step`."""
         gradients = [parameter.grad for group in self.param_groups for parameter in group["params"]]
-        if self._lists is None or closure is not None or any(gradient is None for gradient in gradients):
+        is_scaled = getattr(self, "grad_scale", None) is not None or getattr(self, "found_inf", None) is not None
+        if self._lists is None or closure is not None or is_scaled or any(one is None for one in gradients):
             return self._first_step(closure)
         self._fused_step(gradients)
         return None

@@ -30,16 +30,33 @@ Evaluate = Callable[[TensorDictBase], TensorDictBase]
 class Recorded(NamedTuple):
     """What one update computed: ``loss_*`` with per-sample outputs, and the gradients of the optimization.
 
-    Without gradients the weights have moved already, and ``metrics`` tell about it.
+    Without gradients it has the whole ``change``: tensors, and what they are to become; ``metrics`` tell about it.
     """
 
     losses: TensorDictBase
     gradients: list[Tensor | None] | None
+    terms: Mapping[str, tuple[Tensor, int]]
     metrics: Mapping[str, Tensor] = MappingProxyType({})
+    change: tuple[Sequence[Tensor], Sequence[Tensor]] | None = None
+
+    @classmethod
+    def of(cls, outputs: Mapping[str, Any], gradients: list[Tensor | None] | None, *more: Any) -> "Recorded":
+        losses: Any = TensorDict(dict(outputs), batch_size=[])
+        terms = {key: (value, value._version) for key, value in outputs.items() if key.startswith("loss")}
+        return cls(losses, gradients, terms, *more)
 
     def is_of(self, losses: Mapping[str, Tensor] | TensorDictBase) -> bool:
         """Whether ``losses`` are these, and not what someone has made of them."""
-        return all(losses.get(key, None) is value for key, value in self.losses.items() if key.startswith("loss"))
+        given = {key: value for key, value in losses.items() if key.startswith("loss")}
+        return given.keys() == self.terms.keys() and all(
+            given[key] is value and value._version == version for key, (value, version) in self.terms.items()
+        )
+
+    def apply(self) -> None:
+        """Let the change happen."""
+        if self.change is not None:
+            with torch.no_grad():
+                torch._foreach_copy_(list(self.change[0]), list(self.change[1]))
 
 
 class Inputs(NamedTuple):
@@ -69,8 +86,8 @@ class Program(NamedTuple):
         outputs = self.inputs.outputs
         with torch.no_grad():
             values = self.run(*self.parameters, *data)
-        losses: Any = dict(zip(outputs, values[: len(outputs)], strict=True))
-        return Recorded(TensorDict(losses, batch_size=[]), list(values[len(outputs) :]))
+        losses: dict[str, Any] = dict(zip(outputs, values, strict=False))
+        return Recorded.of(losses, list(values[len(outputs) :]))
 
 
 class GradientTracer:
@@ -103,7 +120,7 @@ class GradientTracer:
     def __call__(self, batch: TensorDictBase) -> Recorded | None:
         if self._is_hopeless:
             return None
-        circumstances = self._look()
+        circumstances = circumstances_of(self.optimization, self.settings, self._modules, self._parameters)
         if circumstances != self._circumstances:
             self._circumstances = circumstances
             self._programs.clear()
@@ -114,15 +131,6 @@ class GradientTracer:
                 return program(data)
         self._record(batch)
         return None
-
-    def _look(self) -> Any:
-        """What a program takes for given besides its inputs."""
-        return (
-            dict(self.settings),
-            dict(self.optimization.loss_weights),
-            [module.training for module in self._modules],
-            [parameter.requires_grad for parameter in self._parameters],
-        )
 
     def _record(self, batch: TensorDictBase) -> None:
         """Record a program for batches like this one, if it computes what autograd does; this batch is autograd's."""
@@ -142,6 +150,21 @@ class GradientTracer:
             self._is_hopeless = True
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             log.info("%s: updates are left to autograd (%s)", self.optimization.name, reason)
+
+
+def circumstances_of(
+    optimization: Optimization,
+    settings: Mapping[str, Any],
+    modules: Sequence[nn.Module],
+    parameters: Sequence[Tensor],
+) -> Any:
+    """What a program takes for given besides its inputs."""
+    return (
+        dict(settings),
+        dict(optimization.loss_weights),
+        [module.training for module in modules],
+        [parameter.requires_grad for parameter in parameters],
+    )
 
 
 class Holder(nn.Module):

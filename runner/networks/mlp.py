@@ -33,7 +33,7 @@ class MLP(nn.Module):
         self._stack: tuple[Any, ...] = tuple(
             self.layers
         )  # plain attribute: iterating a ModuleList costs as much as a small matmul
-        self._parameters_in_order = tuple(self.parameters())
+        self._registers: list[dict[str, Any]] = [layer._parameters for layer in self._stack]
         self._addresses: list[int] = []
         self._views: list[tuple[np.ndarray, np.ndarray]] = []
         self._numpy_activation: Any = NUMPY_ACTIVATIONS.get(activation)
@@ -50,7 +50,7 @@ class MLP(nn.Module):
     @property
     def has_numpy(self) -> bool:
         """Whether :meth:`forward_numpy` can be used: flat float32 inputs, and an activation that numpy has."""
-        is_float32 = self._parameters_in_order[0].dtype == torch.float32
+        is_float32 = self._parameters_now()[0].dtype == torch.float32
         return self.input_dims == 1 and self._numpy_activation is not None and is_float32
 
     def forward_numpy(self, observation: np.ndarray) -> np.ndarray:
@@ -68,12 +68,17 @@ class MLP(nn.Module):
 
     def _arrays(self) -> list[tuple[np.ndarray, np.ndarray]]:
         """Transposed weights and biases as views, made anew when a parameter has moved."""
-        addresses = [parameter.data_ptr() for parameter in self._parameters_in_order]
+        parameters = self._parameters_now()
+        addresses = [parameter.data_ptr() for parameter in parameters]
         if addresses != self._addresses:
             self._addresses = addresses
-            arrays = [parameter.detach().numpy() for parameter in self._parameters_in_order]
+            arrays = [parameter.detach().numpy() for parameter in parameters]
             self._views = [(weight.T, bias) for weight, bias in zip(arrays[::2], arrays[1::2], strict=True)]
         return self._views
+
+    def _parameters_now(self) -> list[Tensor]:
+        """Weight and bias of each layer: from its register, as asking the layer by name costs ten times as much."""
+        return [parameter for register in self._registers for parameter in register.values()]
 
     def _flattened(self, observation: Tensor) -> Tensor:
         return observation.flatten(-self.input_dims) if self.input_dims else observation.unsqueeze(-1)

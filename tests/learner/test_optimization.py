@@ -1,4 +1,5 @@
 import warnings
+from copy import deepcopy
 
 import pytest
 import torch
@@ -293,6 +294,37 @@ def test_our_adam_moves_weights_and_moments_like_torchs_to_the_bit():
     ours, theirs = steps_of(Adam), steps_of(optim.Adam)
     assert same(ours[0], theirs[0])
     assert same(steps_of(Adam, ours[1])[0], steps_of(optim.Adam, theirs[1])[0])
+
+
+def loaded_in_mid_life(kind):
+    """Three updates upwards, then the moments of after the first are loaded, then two more."""
+    torch.manual_seed(0)
+    parameter = torch.nn.Parameter(torch.randn(3))
+    optimizer, moments = kind([parameter], lr=0.1, fused=True, maximize=True), None
+    for step in range(5):
+        parameter.grad = torch.randn(3)
+        optimizer.step()
+        if step == 0:
+            moments = deepcopy(optimizer.state_dict())
+        if step == 2:
+            optimizer.load_state_dict(moments)
+    return [parameter, *optimizer.state[parameter].values()]
+
+
+def test_our_adam_goes_on_with_loaded_moments_and_climbs_like_torchs_to_the_bit():
+    assert same(loaded_in_mid_life(Adam), loaded_in_mid_life(optim.Adam))
+
+
+def test_our_adam_obeys_a_scaler_that_has_found_an_infinity():
+    parameter = weight()
+    optimizer = Adam([parameter], lr=0.1, fused=True)
+    parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    before = parameter.detach().clone()
+    optimizer.found_inf = torch.ones(1)
+    optimizer.grad_scale = torch.ones(1)
+    optimizer.step()
+    assert torch.equal(parameter, before)
 
 
 def test_the_count_of_skipped_updates_is_kept():

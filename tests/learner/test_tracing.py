@@ -15,6 +15,7 @@ from runner.learner.optimizers import adam
 from runner.learner.targets import PolyakTarget
 from runner.losses.dqn import DQNLoss
 from runner.networks.mlp import MLP
+from runner.spec import HooklineError
 
 
 def transitions(size=16, seed=0, steps=None):
@@ -114,16 +115,25 @@ def test_a_changed_weight_of_a_loss_counts_from_the_next_update_on():
     assert_same_updates(traced, plain, [transitions()] * 3)
 
 
-def test_a_network_that_is_switched_to_evaluation_drops_nothing_any_more():
-    learners = []
-    for compile in ("trace", "none"):
-        torch.manual_seed(1)
-        learners.append(make_learner(compile, network=dropping()))
-        torch.manual_seed(2)
-        update(learners[-1], transitions()), update(learners[-1], transitions())
-        q = learners[-1].modules["default"].networks["q"]
-        q.model.eval(), q.target.model.eval()
-    assert_same_updates(*learners, [transitions(seed=n) for n in range(3)])
+class Louder(nn.Linear):
+    """Twice as large as long as it trains."""
+
+    def forward(self, x):
+        return super().forward(x) * (2 if self.training else 1)
+
+
+def test_a_network_that_is_switched_to_evaluation_is_used_as_it_is_then():
+    traced, plain = (make_learner(kind, network=Louder(4, 2)) for kind in ("trace", "none"))
+    copy_weights(plain, traced)
+    assert_same_updates(traced, plain, [transitions()] * 2)
+    assert programs(traced)
+    for learner in (traced, plain):
+        learner.modules["default"].networks["q"].model.eval()
+    assert_same_updates(traced, plain, [transitions(seed=n) for n in range(3)])
+
+
+def copy_weights(source, into):
+    into.load_state_dict(source.state_dict())
 
 
 def test_a_parameter_frozen_in_mid_run_stays_where_it_is():
@@ -210,10 +220,61 @@ def test_a_learner_with_gradients_of_its_own_is_given_losses_with_a_graph():
     update(make_learner(kind=Halving), transitions())
 
 
-def test_losses_that_were_changed_on_the_way_do_not_get_the_recorded_gradients():
+def replaced(losses):
+    return TensorDict({"loss_q": losses["loss_q"] * 2}, [])
+
+
+def set_anew(losses):
+    return losses.set("loss_q", losses["loss_q"] * 0.1)
+
+
+def changed_in_place(losses):
+    losses["loss_q"].mul_(0.1)
+    return losses
+
+
+def with_one_more(losses):
+    return losses.set("loss_more", torch.ones(()))
+
+
+def without(losses):
+    return losses.exclude("loss_q")
+
+
+@pytest.mark.parametrize("change", [replaced, set_anew, changed_in_place, with_one_more, without])
+def test_losses_that_were_changed_on_the_way_do_not_get_the_recorded_gradients(change):
     traced = make_learner()
     update(traced, transitions())
     batch = transitions()
     losses = traced.compute_losses(batch)
-    with pytest.raises(RuntimeError, match="does not require grad"):
-        traced.step(TensorDict({"loss_q": losses["loss_q"] * 2}, []), batch)
+    with pytest.raises(HooklineError, match="'default' were changed after they were computed.*use compile=none"):
+        traced.step(change(losses), batch)
+
+
+def test_losses_of_a_callers_own_get_gradients_of_their_own():
+    traced, plain = make_learner(), make_learner("none")
+    for learner in (traced, plain):
+        update(learner, transitions())
+        batch = transitions()
+        learner.compute_losses(batch)
+        q = learner.modules["default"].networks["q"].model
+        learner.step(TensorDict({"loss_own": q(batch["observation"]).pow(2).mean()}, []), batch)
+    assert all(torch.equal(*pair) for pair in zip(weights(traced), weights(plain), strict=True))
+
+
+class Halving(Learner):
+    """Its gradients are changed at their source."""
+
+    def compute_gradients(self, optimization, losses):
+        return [gradient * 0.5 for gradient in super().compute_gradients(optimization, losses)]
+
+
+def test_a_learner_with_gradients_of_its_own_is_asked_for_them():
+    halved, plain = (make_learner(kind=kind, loss_weights={"q": 1.0}) for kind in (Halving, Learner))
+    for learner in (halved, plain):
+        moved = learner.modules["default"].optimizations[0]
+        moved.optimizer = torch.optim.SGD(moved.parameters, lr=0.1)
+    before = weights(plain)
+    update(halved, transitions()), update(plain, transitions())
+    for mine, other, start in zip(weights(halved), weights(plain), before, strict=True):
+        torch.testing.assert_close(mine - start, (other - start) / 2, rtol=1e-4, atol=1e-7)
