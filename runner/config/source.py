@@ -49,9 +49,19 @@ def find_spec(name: str) -> importlib.machinery.ModuleSpec | None:
 
 def _ask_finders(name: str, path: list[str] | None) -> importlib.machinery.ModuleSpec | None:
     for finder in sys.meta_path:
-        if hasattr(finder, "find_spec") and (spec := finder.find_spec(name, path)):
-            return spec
+        try:
+            if hasattr(finder, "find_spec") and (spec := finder.find_spec(name, path)):
+                return spec
+        except KeyError:  # a folder without __init__.py in another such: Python wants the outer one imported
+            return _namespace_spec(name, path or [])
     return None
+
+
+def _namespace_spec(name: str, path: list[str]) -> importlib.machinery.ModuleSpec:
+    spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+    folders = [Path(entry, name.rpartition(".")[2]) for entry in path]
+    spec.submodule_search_locations = [str(folder) for folder in folders if folder.is_dir()]
+    return spec
 
 
 def split_target(target: str) -> tuple[str, list[str]] | None:

@@ -7,6 +7,7 @@ import pytest
 
 from runner.config.injected import INJECTED
 from runner.config.signature import REQUIRED, Parameter, read_signature
+from runner.config.source import find_spec
 from runner.config.targets import TargetError
 from runner.config.words import describe, is_factory
 from runner.types import Every, PositiveFloat
@@ -108,3 +109,14 @@ def test_a_module_that_cannot_be_imported_says_why(package):
 def test_parameters_of_the_builder_are_known_by_name():
     parameters = read_signature("runner.builders.make_collector_offpolicy").parameters
     assert {"environment", "policy"} <= set(parameters) & INJECTED
+
+
+def test_a_module_in_folders_that_are_no_packages_is_found_without_importing_them(package, tmp_path):
+    (tmp_path / "sig_outer" / "inner").mkdir(parents=True)
+    (tmp_path / "sig_outer" / "inner" / "part.py").write_text("class Part: ...\n")
+    spec = find_spec("sig_outer.inner.part")
+    assert spec is not None
+    assert spec.origin == str(tmp_path / "sig_outer" / "inner" / "part.py")
+    assert find_spec("sig_outer.inner.prat") is None
+    assert find_spec("sig_outer.absent.part") is None
+    assert not any(name.startswith("sig_outer") for name in sys.modules)
