@@ -110,7 +110,7 @@ def _saved_env_steps(trainer: Trainer) -> int | None:
 def _train(config: Config, experiment: Experiment, run: RunFolder, signals: StopSignals) -> Outcome:
     trainer = experiment.trainer
     mlflow = _find_mlflow(trainer)
-    trainer.ask_to_stop = lambda: _at_safe_point(run, signals, mlflow) or trainer.metrics.failure()
+    trainer.ask_to_stop = lambda: _at_safe_point(trainer, run, signals, mlflow) or trainer.metrics.failure()
     experiment.evaluation.should_stop = lambda: signals.reason() is not None
     if mlflow is not None:
         mlflow.should_hurry = experiment.evaluation.should_stop
@@ -164,7 +164,8 @@ def _load(trainer: Trainer, run: RunFolder) -> None:
         _tell(f"going on from env step {trainer.progress.env_steps:,} in {shown(trainer.checkpoint.folder.parent)}")
     else:
         if run.saved_env_steps is not None and trainer.checkpoint:
-            raise CheckpointError(f"the checkpoints of this run are gone: there is none in {trainer.checkpoint.folder}")
+            words = f"the checkpoints of this run are gone: there is none in {shown(trainer.checkpoint.folder)}"
+            raise CheckpointError(f"{words}; put one back, or start a new run in another folder")
         _tell("this run has no checkpoint yet: it begins anew")
         trainer.metrics.resume_without_state()
 
@@ -176,8 +177,11 @@ def _warn_if_thrown_back(trainer: Trainer, run: RunFolder) -> None:
         log.warning("%s: the checkpoint of env step %s, the last one saved, is gone", run.path, f"{saved:,}")
 
 
-def _at_safe_point(run: RunFolder, signals: StopSignals, mlflow: Any) -> str | None:
-    """Write down which MLflow run this is as soon as that is known, and say whether a signal came."""
+def _at_safe_point(trainer: Trainer, run: RunFolder, signals: StopSignals, mlflow: Any) -> str | None:
+    """Write down, once, that there is a checkpoint and which MLflow run this is, and say whether a signal came."""
+    if run.saved_env_steps is None and (saved := _saved_env_steps(trainer)) is not None:
+        with suppress(OSError):  # a disk that is full then is told of by what writes there anyway
+            run.update(saved_env_steps=saved)  # a killed run whose checkpoints are removed must not begin anew
     if mlflow is not None and run.mlflow_run_id is None and mlflow.run_id is not None:
         run.update(mlflow_run_id=mlflow.run_id)
     return signals.reason()

@@ -1,10 +1,12 @@
 """Killed anywhere and resumed, a run is the same run: weights, moments, replay rows, generators, counters, CSV rows."""
 
+import shutil
 import signal
 import time
 
 import pytest
 
+from runner.runs import read_run
 from tests.whole.children import fork, half_written
 from tests.whole.runs import compose, differences, end_of, rows_of
 
@@ -65,6 +67,20 @@ def test_a_run_stopped_by_sigterm_is_preempted_and_resumes_bit_for_bit(tmp_path,
     assert child.wait() == 75, child.output()
     assert '"status": "preempted"' in (folder / "run.json").read_text()
     assert differences(whole(config, folder), uninterrupted) == []
+
+
+def test_a_killed_run_whose_checkpoints_were_removed_does_not_begin_anew(tmp_path):
+    config, folder = compose(), tmp_path / "run"
+    child = fork(config, folder)
+    wait_until(lambda: (folder / "run.json").exists() and read_run(folder).get("saved_env_steps"), child)
+    assert child.kill() == -signal.SIGKILL
+    assert read_run(folder)["status"] == "running"
+    shutil.rmtree(folder / "ckpt")
+    rows = (folder / "metrics.csv").read_bytes()
+    again = fork(config, folder)
+    assert again.wait() == 3, again.output()
+    assert "the checkpoints of this run are gone" in again.output()
+    assert (folder / "metrics.csv").read_bytes() == rows
 
 
 def test_total_frames_may_grow_and_the_longer_run_is_the_one_that_was_never_short(tmp_path):
