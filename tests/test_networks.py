@@ -99,6 +99,12 @@ def test_action_values_need_discrete_actions():
         make_q_network(spec(num_actions=None), [8], "relu")
 
 
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.float64, torch.bool])
+def test_observations_of_other_kinds_of_number_are_taken_as_they_are(dtype):
+    network, observation = MLP((3,), [4], 2, "relu"), torch.eye(3)
+    assert torch.equal(network(observation.to(dtype)), network(observation))
+
+
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_the_numpy_path_is_the_module_up_to_rounding_and_follows_its_weights(activation):
     network = MLP((3,), [17, 9], 4, activation)

@@ -40,9 +40,11 @@ class MLP(nn.Module):
         self.activation = getattr(torch if activation in ("relu", "tanh") else F, activation)
 
     def forward(self, observation: Tensor) -> Tensor:
-        """``[..., *input_shape] -> [..., outputs]``."""
+        """``[..., *input_shape] -> [..., outputs]``; whole numbers and bytes are taken as they are."""
         x = observation if self.input_dims == 1 else self._flattened(observation)
         *hidden, last = self._stack
+        if x.dtype != last.weight.dtype:
+            x = x.to(last.weight.dtype)
         for layer in hidden:
             x = self.activation(F.linear(x, layer.weight, layer.bias))
         return F.linear(x, last.weight, last.bias)

@@ -321,8 +321,8 @@ def test_our_adam_obeys_a_scaler_that_has_found_an_infinity():
     parameter.grad = torch.ones_like(parameter)
     optimizer.step()
     before = parameter.detach().clone()
-    optimizer.found_inf = torch.ones(1)
-    optimizer.grad_scale = torch.ones(1)
+    optimizer.found_inf = torch.ones(())
+    optimizer.grad_scale = torch.ones(())
     optimizer.step()
     assert torch.equal(parameter, before)
 

@@ -247,7 +247,7 @@ def test_losses_that_were_changed_on_the_way_do_not_get_the_recorded_gradients(c
     update(traced, transitions())
     batch = transitions()
     losses = traced.compute_losses(batch)
-    with pytest.raises(HooklineError, match="'default' were changed after they were computed.*use compile=none"):
+    with pytest.raises(HooklineError, match=r"'default' were changed after they were computed.*use compile=none"):
         traced.step(change(losses), batch)
 
 
