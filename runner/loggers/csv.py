@@ -74,24 +74,33 @@ class CSVLogger:
     def close(self, status: str) -> None:
         """Write what is left and push it to the disk: a run that is said to be done makes no row again."""
         self.flush()
-        self._push()
+        try:
+            make_durable(self.path)
+        except OSError as error:
+            self._warn_not_pushed(error)
 
     def state_dict(self) -> StateDict:
         """How much has been written, which a checkpoint's writer pushes to the disk first, and what could not be."""
         self.flush()
         committed = {"rows": self._rows, "bytes": self._bytes, "sha256": self._digest.hexdigest()}
         kept = {"unwritten": list(self._pending)} if self._pending else {}
-        return {**committed, "columns": list(self._columns), "is_durable": Deferred(self._push), **kept}
+        return {**committed, "columns": list(self._columns), "push": Deferred(self._push), **kept}
 
-    def _push(self) -> bool:
-        """Push the rows to the disk; says whether they are there now."""
+    def _push(self) -> None:
+        """Push the rows to the disk; where that fails no checkpoint may be made that takes them to be there.
+
+        A file that somebody removed or replaced is told of when rows are written, or read: it holds up no checkpoint.
+        """
         try:
             make_durable(self.path)
         except OSError as error:
-            if self._bytes:
-                logger.warning("%s cannot be pushed to the disk (%s); training goes on", self.path, error)
-            return False
-        return True
+            if error.errno in DISK_FAILS:
+                raise OSError(error.errno, error.strerror, str(self.path)) from error
+            self._warn_not_pushed(error)
+
+    def _warn_not_pushed(self, error: OSError) -> None:
+        if self._bytes:
+            logger.warning("%s cannot be pushed to the disk (%s); training goes on", self.path, error)
 
     def load_state_dict(self, state: StateDict) -> None:
         """Cut the file back to what it was when ``state`` was taken.

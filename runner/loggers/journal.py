@@ -56,16 +56,17 @@ class Journal:
             self._bytes = write_at(self.path, b"".join(self._pending), self._bytes)
             self._pending.clear()
 
-    def push(self) -> bool:
-        """Push what was written to the disk, from any thread; says whether there is a file and it is there now."""
+    def push(self) -> None:
+        """Push what was written to the disk, from any thread; where that fails a warning is all.
+
+        These rows are a copy for a server: ``metrics.csv`` is the record, for which a checkpoint waits.
+        """
         try:
             make_durable(self.path)
-        except FileNotFoundError:
-            return False
+        except FileNotFoundError:  # nothing was written yet, or all of it has been sent
+            return
         except OSError as error:
             logger.warning("%s cannot be pushed to the disk (%s); training goes on", self.path, error)
-            return False
-        return True
 
     def clear(self) -> None:
         """Remove the file and forget what waits."""

@@ -106,7 +106,7 @@ class MLFlowLogger:
     def state_dict(self) -> StateDict:
         if self._has_begun and not self._is_closed:
             self._write()
-        return {"run_id": self.run_id, **self._clock.state_dict(), "is_durable": Deferred(self._journal.push)}
+        return {"run_id": self.run_id, **self._clock.state_dict(), "push": Deferred(self._journal.push)}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Go on with the run of ``state``, or of the folder where it names none; only before anything is logged."""

@@ -24,7 +24,7 @@ State = dict[str, Any]
 SAVED_BEFORE = 2
 """The saves that each case begins with; the one that fails is the next."""
 
-WHERE_ROWS_WERE = tuple(f"/state/metrics/loggers/CSVLogger/{part}" for part in ("rows", "unwritten", "is_durable"))
+WHERE_ROWS_WERE = tuple(f"/state/metrics/loggers/CSVLogger/{part}" for part in ("rows", "unwritten"))
 """Which metric rows the disk had taken when the last save was made; the rows at the end are compared themselves."""
 
 

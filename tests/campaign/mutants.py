@@ -69,7 +69,7 @@ EQUIVALENT = {
     "metrics/last_row/perf/*": "a clock",
     "metrics/last_row/*": "the row at the end replaces it",
     "metrics/pending/train/n_frames": "the next batch replaces it",
-    "metrics/loggers/*/is_durable": "said, never asked",
+    "metrics/loggers/*/push": "work for whoever saves, that leaves no value",
     "metrics/loggers/*/bytes": "the rows are found by their number, and known by their digest",
     "update_weights/*": "a collector in this process is sent no weights: it has the learner's own",
     "collector/policy/exploration/generator/uinteger": "not used while has_uint32 is 0",

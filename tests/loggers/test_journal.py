@@ -127,13 +127,13 @@ def test_values_that_no_row_has_are_not_read(tmp_path, caplog):
     assert len(caplog.records) == 1
 
 
-def test_it_can_be_pushed_to_the_disk_from_another_thread(tmp_path):
-    journal = Journal(tmp_path / "journal")
-    said = []
-    for expected in (False, True):
-        thread = threading.Thread(target=lambda: said.append(journal.push()))
+def test_it_can_be_pushed_to_the_disk_from_another_thread(tmp_path, monkeypatch):
+    journal, pushed, fsync = Journal(tmp_path / "journal"), [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: pushed.append(fsync(descriptor)))
+    for expected in (0, 2):  # the file, and its name in the folder
+        thread = threading.Thread(target=journal.push)
         thread.start()
         thread.join()
-        assert said[-1] is expected
+        assert len(pushed) == expected
         journal.add(row(0))
         journal.write()
