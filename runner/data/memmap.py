@@ -132,11 +132,13 @@ class MemMapStorage(TensorStorage):
             super().load_state_dict(state)
             return
         committed = state["journal"].work() if isinstance(state["journal"], Deferred) else state["journal"]
-        if committed:
-            try:
-                self._go_on(state, {key: _read_saved(committed[name_of(key)]) for key in self.keys})
-            except (JournalError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-                raise CheckpointError(f"its replay rows cannot be used: {error}") from error
+        if not committed:
+            self.clear()
+            return
+        try:
+            self._go_on(state, {key: _read_saved(committed[name_of(key)]) for key in self.keys})
+        except (JournalError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"its replay rows cannot be used: {error}") from error
 
     def _go_on(self, state: StateDict, saved: Mapping[NestedKey, "_Saved"]) -> None:
         num_envs, total = state["num_envs"], state["total"]
@@ -154,6 +156,11 @@ class MemMapStorage(TensorStorage):
         for ring in self._rings.values():
             ring.restore(total)
         self._set_total(total)
+
+    def clear(self) -> None:
+        super().clear()
+        self._rings, self._total, self._in_checkpoints = {}, 0, 0
+        self._calm_rows, self._published = -1, []
 
     def _set_total(self, total: int) -> None:
         self._total = self._in_checkpoints = total

@@ -99,6 +99,7 @@ class TensorStorage:
             raise CheckpointError("its replay rows are in files: it goes on with source.storage=memmap only")
         saved = {key: state["fields"][name_of(key)] for key in self.keys if name_of(key) in state["fields"]}
         if not saved:
+            self.clear()
             return
         if not self.fields:
             self.allocate({key: field[:1] for key, field in saved.items()})
@@ -108,6 +109,11 @@ class TensorStorage:
             filled_rows = min(filled_rows, self.rows)
             cursor = filled_rows % self.rows
         self._fill(saved, cursor, filled_rows)
+
+    def clear(self) -> None:
+        """Forget every row, and the room for them: as many environments as there may be next fill it anew."""
+        self.cursor = self.filled_rows = self.num_envs = 0
+        self.fields, self.flat, self._targets, self._sources = {}, {}, [], {}
 
     def _fill(self, saved: Mapping[NestedKey, Tensor], cursor: int, filled_rows: int) -> None:
         self.cursor, self.filled_rows = cursor, filled_rows

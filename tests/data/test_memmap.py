@@ -336,6 +336,19 @@ def test_an_empty_ring_can_be_saved_and_loaded(tmp_path):
     assert len(other) == 3
 
 
+def test_the_state_of_an_empty_ring_empties_one_that_is_filled(tmp_path):
+    pair = Pair(tmp_path)
+    empty, in_memory = saved(pair.files), pair.memory.state_dict()
+    for state in (empty, in_memory):
+        pair.extend(5000)
+        pair.files.load_state_dict(state)
+        assert (len(pair.files), pair.files.cursor, saved(pair.files)) == (0, 0, empty)
+        pair.memory.load_state_dict(in_memory)
+        pair.extend(20)
+        assert pair.differences() == []
+        assert same_rows(resumed(tmp_path, saved(pair.files)).flat, pair.memory.flat)
+
+
 def test_what_a_run_left_that_never_saved_is_begun_anew(tmp_path):
     Pair(tmp_path).extend(5000)
     pair = Pair(tmp_path).extend(20)

@@ -100,6 +100,14 @@ def test_an_empty_storage_can_be_saved_and_loaded():
     assert len(other) == 0
 
 
+def test_the_state_of_an_empty_storage_empties_one_that_is_filled():
+    storage = filled(8, 3)
+    storage.load_state_dict(TensorStorage(8, KEYS).state_dict())
+    assert (len(storage), storage.cursor, storage.state_dict()["fields"]) == (0, 0, {})
+    storage.extend(batch(2, num_envs=4))
+    assert (len(storage), times(storage)) == (8, [0, 1])
+
+
 def test_a_larger_capacity_takes_over_what_was_saved_oldest_first():
     storage, other = filled(8, 3, 3), TensorStorage(12, KEYS)
     other.load_state_dict(storage.state_dict())
