@@ -1,6 +1,7 @@
 """Recorded gradients are those of autograd, to the bit, and what cannot be recorded is left to autograd."""
 
 import logging
+from copy import deepcopy
 
 import pytest
 import torch
@@ -113,6 +114,24 @@ def test_a_changed_weight_of_a_loss_counts_from_the_next_update_on():
     for learner in (traced, plain):
         learner.modules["default"].optimizations[0].loss_weights["q"] = 0.3
     assert_same_updates(traced, plain, [transitions()] * 3)
+
+
+class Sum(nn.Module):
+    """Two parameters that have one gradient between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.other = (nn.Parameter(torch.randn(2, 4)) for _ in range(2))
+
+    def forward(self, x):
+        return x @ (self.one + self.other).T
+
+
+def test_a_gradient_that_two_parameters_share_is_clipped_once():
+    network = Sum()
+    traced, plain = (make_learner(kind, network=deepcopy(network), clip=Clip(0.01)) for kind in ("trace", "none"))
+    assert_same_updates(traced, plain, [transitions(seed=n) for n in range(4)])
+    assert programs(traced)
 
 
 class Louder(nn.Linear):

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.whole.children import fork
+from tests.whole.runs import compose
+
 ROOT = Path(__file__).resolve().parents[2]
 README = (ROOT / "README.md").read_text()
 
@@ -42,6 +45,13 @@ def test_the_example_of_one_approximation_learns_the_fixed_point(tmp_path):
     done = run_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert 8.0 < float(done.stdout) < 12.0
+
+
+def test_any_environment_of_gymnasium_with_discrete_actions_can_be_named(tmp_path):
+    (typed,) = re.findall(r"scripts/run (env=gym env\.id=\S+)", README)
+    few = ("total_frames=1200", "source.warmup=200", "evaluation.episodes=1", "evaluation.final_episodes=1")
+    child = fork(compose(*typed.split(), *few), tmp_path / "run")
+    assert child.wait() == 0, child.output()
 
 
 @pytest.fixture
