@@ -9,7 +9,6 @@ from torch import Tensor, nn, optim
 
 from runner.learner.approximation import Approximation
 from runner.learner.compiled import UpdateCompiler
-from runner.learner.gradients import with_own_memory
 from runner.learner.optimization import Optimization
 from runner.learner.tracing import GradientTracer, Recorded
 from runner.spec import HooklineError, Progress, StateDict
@@ -147,7 +146,7 @@ class Learner:
         """Gradients for the optimization's own parameters; override to change them at their source."""
         recorded = self._recorded.pop(optimization, None)
         if recorded is not None and recorded.gradients is not None and recorded.is_of(losses):
-            return with_own_memory(recorded.gradients)
+            return recorded.gradients
         if recorded is not None and not any(loss.requires_grad for loss in losses.values()):
             raise HooklineError(
                 f"the losses of optimization {optimization.name!r} were changed after they were computed, and recorded "
