@@ -4,6 +4,7 @@ import os
 import select
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -102,16 +103,19 @@ class StopSignals:
         self._watch.start()
 
     def _watch_signals(self) -> None:
-        waiting_seconds: float | None = None
-        while select.select([self._reading], [], [], waiting_seconds)[0]:
+        deadline: float | None = None
+        while select.select([self._reading], [], [], _left(deadline))[0]:
             for number in os.read(self._reading, 64):
                 if number == 0:
                     return
-                if number in _SIGNALS and waiting_seconds is not None:
+                if number in _SIGNALS and deadline is not None:
                     os._exit(PREEMPTED)
                 if number in _SIGNALS:
-                    waiting_seconds = self.grace_seconds
-        _say(f"not saved within {waiting_seconds:g} s: the run will go on from the checkpoint before\n")
+                    deadline = time.monotonic() + self.grace_seconds
+            # Any signal that has a handler wakes this thread, an alarm or a child's end: they may never cease to come.
+            if deadline is not None and _left(deadline) == 0:
+                break
+        _say(f"not saved within {self.grace_seconds:g} s: the run will go on from the checkpoint before\n")
         os._exit(PREEMPTED)
 
     def _end_watch(self) -> None:
@@ -120,6 +124,11 @@ class StopSignals:
         self._watch.join()
         os.close(self._reading)
         os.close(self._writing)
+
+
+def _left(deadline: float | None) -> float | None:
+    """Seconds until then; ``None`` where there is no deadline."""
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
 
 
 def _handle(handler: Handler) -> dict[signal.Signals, Any]:
