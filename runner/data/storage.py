@@ -1,5 +1,6 @@
 """Where transitions are kept: preallocated tensors ``[rows, N, ...]``, oldest rows overwritten first."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,8 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from runner.spec import CheckpointError, StateDict
+
+log = logging.getLogger(__name__)
 
 
 class TensorStorage:
@@ -105,6 +108,10 @@ class TensorStorage:
             self.allocate({key: field[:1] for key, field in saved.items()})
         cursor, filled_rows = state["cursor"], len(next(iter(saved.values())))
         if filled_rows != self.rows:  # not full, or saved with another capacity: oldest first, the newest stay
+            if filled_rows > self.rows:
+                held, kept = filled_rows * self.num_envs, self.rows * self.num_envs
+                words = "of the %s transitions in the replay only the %s newest are kept: source.capacity=%d"
+                log.warning(words, f"{held:,}", f"{kept:,}", self.capacity)
             saved = {key: field.roll(-cursor, 0)[-self.rows :] for key, field in saved.items()}
             filled_rows = min(filled_rows, self.rows)
             cursor = filled_rows % self.rows

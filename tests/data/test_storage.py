@@ -116,9 +116,13 @@ def test_a_larger_capacity_takes_over_what_was_saved_oldest_first():
     assert times(other) == [8, 3, 4, 5, 6, 7]
 
 
-def test_a_smaller_capacity_keeps_the_newest_of_what_was_saved():
+def test_a_smaller_capacity_keeps_the_newest_of_what_was_saved_and_says_so(caplog):
     storage, other = filled(8, 3, 3), TensorStorage(4, KEYS)
+    TensorStorage(8, KEYS).load_state_dict(storage.state_dict())
+    assert caplog.messages == []
     other.load_state_dict(storage.state_dict())
+    (told,) = caplog.messages
+    assert told == "of the 8 transitions in the replay only the 4 newest are kept: source.capacity=4"
     assert (times(other), len(other)) == ([4, 5], 4)
     other.extend(batch(1, first=6))
     assert times(other) == [6, 5]
