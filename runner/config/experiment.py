@@ -80,7 +80,7 @@ def _stop_signals() -> StopSignals:
     try:
         return StopSignals(read_grace_seconds())
     except ValueError as error:
-        raise ConfigError(str(error)) from error
+        raise NotStarted(str(error)) from error
 
 
 def _prepare(config: Config, run: RunFolder, resume: bool) -> Experiment:
@@ -158,7 +158,7 @@ def _load(trainer: Trainer, run: RunFolder) -> None:
     """Restore the newest good checkpoint; a run that was stopped before its first one begins anew."""
     if trainer.checkpoint and trainer.checkpoint.folders():
         trainer.checkpoint.remove_stale()  # now, as a run that is over saves nothing any more
-        trainer.load_from_file()
+        _load_newest(trainer)
         if not trainer.checkpoint.rejected:
             _warn_if_thrown_back(trainer, run)
         _tell(f"going on from env step {trainer.progress.env_steps:,} in {shown(trainer.checkpoint.folder.parent)}")
@@ -168,6 +168,19 @@ def _load(trainer: Trainer, run: RunFolder) -> None:
             raise CheckpointError(f"{words}; put one back, or start a new run in another folder")
         _tell("this run has no checkpoint yet: it begins anew")
         trainer.metrics.resume_without_state()
+
+
+def _load_newest(trainer: Trainer) -> None:
+    """Load the newest good checkpoint; why each other one is none has been said by the time that this fails."""
+    try:
+        trainer.load_from_file()
+    except CheckpointError as error:
+        assert trainer.checkpoint is not None
+        if not (count := len(trainer.checkpoint.rejected)):
+            raise
+        refused = "the one there is was" if count == 1 else f"each of the {count} there are was"
+        words = f"no checkpoint in {shown(trainer.checkpoint.folder)} can be gone on with: {refused} refused, as said"
+        raise CheckpointError(f"{words} above; a new run needs another folder") from error
 
 
 def _warn_if_thrown_back(trainer: Trainer, run: RunFolder) -> None:

@@ -154,6 +154,8 @@ def resume_run(resumed: Resumed, command: str) -> int:
 
     def keep(run: RunFolder) -> None:
         """What was typed holds from now on, once the run has taken it."""
+        for line in resumed.changes:
+            log.info("changed on resume: %s", line)
         resumed.store(run)
         with _appending(resumed.folder / "command.txt") as file:
             file.write(f"{command}\n")

@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.arguments import Arguments
 from runner.config.composer import Composer, as_plain
+from runner.config.continued import changes, has_checkpoint, misfits
 from runner.config.folder import check_folder
 from runner.config.groups import choose, usable_choices
 from runner.config.keys import check_key
@@ -35,11 +36,15 @@ FREE_KEYS = ("env.on_error", "env.max_restarts", "env.step_timeout")
 
 @dataclass(frozen=True)
 class Resumed:
-    """A run to go on with; ``tree`` is its configuration with what was typed now, as it is kept for the next time."""
+    """A run to go on with; ``tree`` is its configuration with what was typed now, as it is kept for the next time.
+
+    ``changes`` says in words what is not as it was.
+    """
 
     config: dict[str, Any]
     folder: Path
     tree: DictConfig
+    changes: list[str]
 
     def store(self, run: RunFolder) -> None:
         """Write the configuration back, so that what was typed now still holds when the run is resumed again."""
@@ -112,16 +117,19 @@ class _Resume:
         self._problems += _finished(record, self._typed, self._stored)
         tree = self._compose(record["algo"])
         self._typed = replace_units(self._typed, as_plain(tree), self._composer)
-        changes = list(self._accepted(as_plain(tree)))
-        for item in changes:
+        accepted = list(self._accepted(as_plain(tree)))
+        for item in accepted:
             self._note_targets(item.key, item.values[0] if item.values else None)
             problem = apply(tree, item, item.values[0] if item.values else None)
             self._problems += [problem] if problem else []
-        self._set_own_keys(tree, changes)
+        self._set_own_keys(tree, accepted)
         config = self._check(tree)
+        before, after = (resolve(one, self._origins).values for one in (OmegaConf.create(self._stored), tree))
+        if not self._problems and has_checkpoint(record, self._folder):
+            self._problems += misfits(before, after, self._origins)
         if self._problems:
             raise Rejected(self._problems)
-        return Resumed(config, self._folder, tree)
+        return Resumed(config, self._folder, tree, changes(before, after))
 
     def _compose(self, algo: str) -> DictConfig:
         """The stored tree, with a fresh node for every group that is typed."""
@@ -134,6 +142,7 @@ class _Resume:
                 chosen = [text for item in self._typed if item.is_group and item.key == group for text in choose(item)]
                 tree[group] = self._composer.compose([*base, "~tuned", *chosen]).tree.get(group)
                 self._note_targets(group, as_plain(tree)[group])
+                self._origins.typed[group] = COMMAND_LINE
         except (OmegaConfBaseException, ValueError, AssertionError) as error:
             words = f"cannot be read: {' '.join(str(error).split())}"
             raise Rejected([*self._problems, Problem(str(self._path), "run folder", words)]) from None
@@ -161,9 +170,9 @@ class _Resume:
         if key.endswith(f".{TARGET}"):
             self._named.add(key.removesuffix(f".{TARGET}"))
 
-    def _set_own_keys(self, tree: DictConfig, changes: list[Typed]) -> None:
+    def _set_own_keys(self, tree: DictConfig, accepted: list[Typed]) -> None:
         """What concerns only this command is never taken from the folder."""
-        typed = {item.key for item in changes}
+        typed = {item.key for item in accepted}
         for name, value in {"resume": str(self._folder), "explain": False, "trust": []}.items():
             if name not in typed:
                 tree[name] = value

@@ -296,3 +296,32 @@ def test_an_address_in_the_folder_is_not_connected_to_unless_it_is_typed(run):
     assert run.resume().config["logger"]["mlflow"]["tracking_uri"] is None
     typed = run.resume("logger.mlflow.tracking_uri=sqlite:///mine.db").config
     assert typed["logger"]["mlflow"]["tracking_uri"] == "sqlite:///mine.db"
+
+
+@pytest.mark.parametrize(
+    ("stored", "typed", "line"),
+    [
+        ({}, "optimizer=sgd", "optimizer (command line): a resumed run keeps its optimizer"),
+        ({}, "optimizer.weight_decay=0.1", "optimizer (command line): a resumed run keeps its optimizer"),
+        ({"source.storage": "memmap"}, "source.storage=tensor", "source.storage=tensor (command line): a resumed run"),
+        ({"source.storage": "memmap"}, "source.capacity=100", "source.capacity=100 (command line): a resumed run keeps "
+         "source.capacity=50000"),
+    ],
+)  # fmt: skip
+def test_what_its_checkpoints_cannot_follow_is_refused_before_anything_is_built(run, stored, typed, line):
+    for key, value in stored.items():
+        run.change(key, value)
+    assert run.resume(typed)  # there is no checkpoint yet
+    RunFolder.open(run.path).update(saved_env_steps=10)
+    (told,) = mistakes(run.resume, typed)
+    assert told.startswith(line)
+    assert told.endswith("leave it out, or start a new run")
+    assert run.resume("optimizer.lr=0.5", "scheduler=constant")
+
+
+def test_what_changes_is_said_with_both_values(run):
+    lines = run.resume("total_frames=70000", "scheduler=constant", "trust=[json]").changes
+    assert "total_frames: 50000 -> 70000" in lines
+    assert "scheduler.end: 0.0 -> (nothing)" in lines
+    assert not any(line.startswith(("trust", "resume")) for line in lines)
+    assert run.resume().changes == []

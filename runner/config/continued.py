@@ -1,0 +1,65 @@
+"""What changes when a run goes on with other settings, and what its checkpoints cannot follow; needs no torch."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from runner.config.folder import CHECKPOINTS
+from runner.config.origins import Origins
+from runner.config.report import Problem, show
+from runner.config.schema import TARGET
+from runner.config.tree import ABSENT, all_keys, lookup
+from runner.runs import NOT_OF_THE_RUN
+
+OPTIMIZERS = "runner.learner.optimizers."
+LEAVE_OUT = "leave it out, or start a new run"
+
+
+def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """``key: old -> new`` for every value that is another one than it was."""
+    leaves = [key for key in dict.fromkeys([*all_keys(before), *all_keys(after)]) if _is_leaf(key, before, after)]
+    return [
+        f"{key}: {_shown(lookup(before, key))} -> {_shown(lookup(after, key))}"
+        for key in leaves
+        if key.partition(".")[0] not in NOT_OF_THE_RUN and lookup(before, key) != lookup(after, key)
+    ]
+
+
+def _is_leaf(key: str, *trees: Mapping[str, Any]) -> bool:
+    return not any(isinstance(lookup(tree, key), Mapping) for tree in trees)
+
+
+def _shown(value: Any) -> str:
+    return "(nothing)" if value is ABSENT else show(value)
+
+
+def has_checkpoint(record: Mapping[str, Any], folder: Path) -> bool:
+    """Whether the run has saved, as far as one can tell without opening anything."""
+    return record.get("saved_env_steps") is not None or any((folder / CHECKPOINTS).glob("step-*"))
+
+
+def misfits(before: Mapping[str, Any], after: Mapping[str, Any], origins: Origins) -> Iterator[Problem]:
+    """What the checkpoints of a run with the settings ``before`` cannot go on with."""
+    kept, wanted = _kind(before), _kind(after)
+    if kept and wanted and kept != wanted:
+        words = f"a resumed run keeps its optimizer, of whose moments its checkpoints are: {kept}, not {wanted}"
+        yield Problem("optimizer", origins.of("optimizer"), words, LEAVE_OUT)
+    if lookup(before, "source.storage") != "memmap":
+        return
+    for key, reason in {
+        "source.storage": "its replay rows are in files, from which none can be taken into memory",
+        "source.capacity": "its replay rows are in files, whose ring has a size of its own",
+    }.items():
+        old, new = lookup(before, key), lookup(after, key)
+        if ABSENT not in (old, new) and old != new:
+            words = f"a resumed run keeps {key}={old}: {reason}"
+            yield Problem(f"{key}={new}", origins.of(key), words, LEAVE_OUT)
+
+
+def _kind(config: Mapping[str, Any]) -> str | None:
+    """Which of our optimizers this is; whether another one can go on is found out when it is made."""
+    target, decay = lookup(config, f"optimizer.{TARGET}"), lookup(config, "optimizer.weight_decay")
+    if not (isinstance(target, str) and target.startswith(OPTIMIZERS)):
+        return None
+    name = target.removeprefix(OPTIMIZERS)
+    return f"{name} with weight_decay" if name == "adam" and decay not in (ABSENT, 0) else name
