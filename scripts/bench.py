@@ -27,14 +27,18 @@ Arguments = argparse.Namespace
 
 
 def main() -> int:
-    arguments = make_parser().parse_args()
+    parser = make_parser()
+    arguments = parser.parse_args()
+    if arguments.cleanrl and (arguments.action != "peers" or not arguments.cleanrl.is_file()):
+        parser.error(f"--cleanrl {arguments.cleanrl} goes with --peers, and names a file that is there")
+    from runner.config.report import Rejected
     from scripts.benchmark.rounds import Failed
 
     try:
         ACTIONS[arguments.action or "rates"](arguments)
-    except Failed as error:
+    except (Failed, Rejected) as error:
         print(f"\n{error}", file=sys.stderr)
-        return 1
+        return getattr(error, "exit_code", 1)
     return 0
 
 

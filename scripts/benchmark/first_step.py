@@ -21,4 +21,4 @@ class FirstStep(CartPoleEnv):
         return super().step(action)
 
 
-gymnasium.register("FirstStep-v0", FirstStep, max_episode_steps=500)
+gymnasium.register("FirstStep-v0", FirstStep, max_episode_steps=500)  # type: ignore[arg-type]

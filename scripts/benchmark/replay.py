@@ -6,7 +6,7 @@ from pathlib import Path
 
 from scripts.benchmark import loops
 from scripts.benchmark.rounds import Process, Result, alternate, machine, median, paired, run, table
-from scripts.benchmark.setup import python_of
+from scripts.benchmark.setup import is_ready, python_of
 
 OURS, FLOOR, PEER = "hookline", "plain tensors", "sb3"
 
@@ -18,11 +18,11 @@ def measure_replay(rounds: int) -> None:
         f"batch {loops.BATCH_SIZE}, 1 thread, {rounds} rounds; calls per CPU second\n{machine()}"
     )
     here = Path(sys.executable)
-    kinds = {
-        OURS: _measurement(here, "hookline"),
-        FLOOR: _measurement(here, "tensors"),
-        PEER: _measurement(python_of("sb3"), "sb3"),
-    }
+    kinds = {OURS: _measurement(here, "hookline"), FLOOR: _measurement(here, "tensors")}
+    if is_ready("sb3"):
+        kinds[PEER] = _measurement(python_of("sb3"), "sb3")
+    else:
+        print("without SB3's: python scripts/bench.py --setup --only sb3 makes its environment")
     measured = alternate(kinds, rounds)
     rows = [_row(name, results, measured[OURS]) for name, results in measured.items()]
     print(table(["buffer", "add 1 + sample 1", "add only", "sample only", "we: x as often"], rows))

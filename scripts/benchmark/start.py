@@ -65,6 +65,9 @@ def start(overrides: list[str]) -> Result:
             process = subprocess.Popen(command, cwd=folder, env=settings, stdout=out, stderr=out)
         try:
             first_metric = _await_metric(folder / "outputs/mlflow.db", process) - started
+        except TimeoutError as error:
+            said = (folder / "out.txt").read_text(errors="replace").strip().splitlines() or ["nothing"]
+            raise Failed(f"{error}; the last it said was: {said[-1].strip()}") from None
         finally:
             process.kill()
             process.wait()
@@ -79,7 +82,9 @@ def _await_metric(database: Path, process: subprocess.Popen) -> float:
         if database.exists() and _count_metrics(database):
             return time.time()
         time.sleep(0.02)
-    raise Failed(f"no metric came to {database} within {LONGEST_SECONDS:.0f} s")
+    code = process.poll()
+    ended = f"within {LONGEST_SECONDS:.0f} s" if code is None else f"before the run ended with exit code {code}"
+    raise TimeoutError(f"no metric came to {database} {ended}")
 
 
 def _count_metrics(database: Path) -> int:

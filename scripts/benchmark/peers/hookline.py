@@ -24,7 +24,7 @@ def clock_saves() -> list[float]:
         save(trainer)
         milliseconds.append(1000 * (time.perf_counter() - started))
 
-    Trainer._save_in_background = clocked  # type: ignore[method-assign]
+    Trainer._save_in_background = clocked  # type: ignore[method-assign, assignment]
     return milliseconds
 
 
