@@ -16,7 +16,7 @@ from runner.config.names import folder_of_run, folder_of_sweep, quote, run_names
 from runner.config.overrides import parse_overrides
 from runner.config.report import COMMAND_LINE, Problem, Rejected, did_you_mean, nearest, show
 from runner.config.resume import resume
-from runner.config.signals import end_with, remove_if_unstarted, stop_at_once
+from runner.config.signals import end_with, read_grace_seconds, remove_if_unstarted, stop_at_once
 from runner.config.sync import folder_to_sync, sync
 from runner.config.targets import CONF
 from runner.loggers.mlflow_process import warm_up
@@ -101,6 +101,7 @@ def _folder_named(value: Any) -> Path:
 
 
 def _launch(arguments: Arguments, checked: Checked, command: str, conf: Path) -> int:
+    _check_grace()  # before a folder is made
     if not arguments.multirun:
         warm_up(checked.config["logger"])
     from runner.config.jobs import Jobs
@@ -110,6 +111,14 @@ def _launch(arguments: Arguments, checked: Checked, command: str, conf: Path) ->
     flags = ["-m"] if arguments.multirun else []
     flags += ["--config-dir", str(arguments.config_dir)] if arguments.config_dir else []
     return jobs.launch([*flags, *_folders(arguments, checked), *checked.overrides], arguments.config_name)
+
+
+def _check_grace() -> None:
+    try:
+        read_grace_seconds()
+    except ValueError as error:
+        name, _, words = str(error).rpartition(": ")
+        raise Rejected([Problem(name, "environment", words)]) from None
 
 
 def _folders(arguments: Arguments, checked: Checked) -> list[str]:

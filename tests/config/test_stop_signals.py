@@ -1,7 +1,10 @@
 """How long a run may take to stop after a signal."""
 
+import os
 import subprocess
 import sys
+
+import pytest
 
 BUSY = """
 import os, signal, time
@@ -21,3 +24,13 @@ def test_signals_of_another_kind_do_not_put_off_the_end_of_a_run_that_does_not_s
     ended = subprocess.run([sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 75, ended
     assert ended.stderr.endswith("not saved within 0.5 s: the run will go on from the checkpoint before\n")
+
+
+@pytest.mark.parametrize("flags", [[], ["-m"]])
+@pytest.mark.parametrize("text", ["x", "-1", "inf"])
+def test_a_time_that_is_none_is_one_line_before_anything_is_written(ask, monkeypatch, text, flags):
+    monkeypatch.setenv("HOOKLINE_GRACE_SECONDS", text)
+    answer = ask(*flags, "total_frames=60", "logger=csv")
+    assert (answer.code, os.listdir(ask.folder)) == (2, [])
+    (line,) = answer.mistakes
+    assert line.startswith(f"HOOKLINE_GRACE_SECONDS={text} (environment): how many seconds a run may take to stop")
