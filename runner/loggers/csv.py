@@ -22,7 +22,9 @@ from runner.spec import CLOCKS, Deferred, StateDict
 logger = logging.getLogger(__name__)
 
 WRITE_SECONDS = 2.0
-MAX_PENDING_ROWS = 100_000
+ENOUGH_VALUES = 100_000
+"""Where so many are unwritten the run has to end, whatever the reason: a checkpoint, which holds them, takes no end."""
+MAX_VALUES = 200_000
 DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """Errors that do not go away by themselves, and that nobody but the user can mend."""
 
@@ -39,7 +41,7 @@ class CSVLogger:
     def __init__(self, run: Any) -> None:
         self.path = Path(getattr(run, "path", run)) / "metrics.csv"
         self.failure: str | None = None
-        self._pending: deque[dict[str, float]] = deque(maxlen=MAX_PENDING_ROWS)
+        self._pending: deque[dict[str, float]] = deque()
         self._columns: list[str] = list(CLOCKS)
         self._rows = 0
         self._bytes = 0
@@ -68,8 +70,19 @@ class CSVLogger:
             if not self._is_failing:
                 logger.warning("%s cannot be written (%s); its rows are kept in memory", self.path, reason)
             self._is_failing = True
-            if getattr(error, "errno", None) in DISK_FAILS:
+            if self._bound_pending() or getattr(error, "errno", None) in DISK_FAILS:
                 self.failure = f"{self.path} cannot be written: {reason}"
+
+    def _bound_pending(self) -> bool:
+        """Whether enough is unwritten for the run to end; where it does not, the oldest rows are given up in time."""
+        values = sum(map(len, self._pending))
+        is_enough, given_up = values >= ENOUGH_VALUES, 0
+        while values > MAX_VALUES:
+            values -= len(self._pending.popleft())
+            given_up += 1
+        if given_up:
+            logger.warning("%s: the oldest %s of the rows kept in memory are given up", self.path, given_up)
+        return is_enough
 
     def close(self, status: str) -> None:
         """Write what is left and push it to the disk: a run that is said to be done makes no row again."""

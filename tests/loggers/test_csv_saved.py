@@ -1,4 +1,4 @@
-"""Metric rows on a disk that takes them, and loses them before they are safe."""
+"""Metric rows that a checkpoint says are on the disk, and those that it holds itself."""
 
 import errno
 import logging
@@ -14,6 +14,10 @@ from runner.loggers.journal import Journal
 from runner.spec import CheckpointError
 
 
+def row(step, **metrics):
+    return {"env_steps": step, "frames": step, "updates": 0, "episodes": 0, **metrics}
+
+
 def failing(number):
     def make_durable(path):
         raise OSError(number, os.strerror(number))
@@ -24,7 +28,7 @@ def failing(number):
 @pytest.fixture
 def csv(tmp_path):
     logger = CSVLogger(tmp_path)
-    logger.log_row({"env_steps": 1, "frames": 1, "updates": 0, "episodes": 0, "x": 1.0})
+    logger.log_row(row(1, x=1.0))
     return logger
 
 
@@ -62,3 +66,35 @@ def test_rows_on_their_way_to_a_server_hold_up_no_checkpoint_but_are_told_of(tmp
     monkeypatch.setattr(journal_module, "make_durable", failing(errno.EIO))
     journal.push()
     assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+def test_a_run_has_to_end_while_a_checkpoint_still_holds_the_rows_that_were_not_written(tmp_path):
+    (tmp_path / "metrics.csv").mkdir()
+    logger, values = CSVLogger(tmp_path), {f"metric/{index}": 0.5 for index in range(12)}
+    for step in range(6_000):
+        logger.log_row(row(step, **values))
+    logger.flush()
+    assert logger.failure is None
+    for step in range(6_000, 7_000):
+        logger.log_row(row(step, **values))
+    state = logger.state_dict()
+    assert logger.failure == f"{tmp_path}/metrics.csv cannot be written: not a file"
+    assert len(state["unwritten"]) == 7_000
+    save_and_load(tmp_path, state)
+
+
+def test_rows_are_given_up_rather_than_checkpoints_where_a_run_does_not_end(tmp_path, caplog):
+    (tmp_path / "metrics.csv").mkdir()
+    logger, values = CSVLogger(tmp_path), {f"metric/{index}": 0.5 for index in range(12)}
+    for step in range(40_000):
+        logger.log_row(row(step, **values))
+    state = logger.state_dict()
+    assert [kept["env_steps"] for kept in state["unwritten"]] == list(range(27_500, 40_000))
+    assert sum(int(words.split("oldest ")[1].split()[0]) for words in caplog.messages if "oldest" in words) == 27_500
+    save_and_load(tmp_path, state)
+
+
+def save_and_load(folder, state):
+    store = CheckpointStore(folder, backend="torch")
+    store.save({"csv": state}, {"env_steps": 1})
+    assert store.load()[0]["csv"]["unwritten"] == state["unwritten"]
