@@ -12,7 +12,17 @@ from runner.checkpoint.store import CheckpointStore, naming_state_of
 from runner.hook import POINTS, Interval, StopRequest, UnfinishedBatch
 from runner.learner.learner import Learner
 from runner.metrics import Metrics
-from runner.spec import Abandoned, CheckpointError, Collector, DataSource, EnvFault, Progress, StateDict, Stateful
+from runner.spec import (
+    Abandoned,
+    CheckpointError,
+    Collector,
+    DataSource,
+    EnvFault,
+    HooklineError,
+    Progress,
+    StateDict,
+    Stateful,
+)
 
 log = logging.getLogger(__name__)
 
@@ -171,9 +181,10 @@ class Trainer:
             raise self._saved(fault) from fault
 
     def _saved(self, fault: EnvFault) -> EnvFault:
+        """The fault, which comes first whatever else is wrong, and what became of the state before it."""
         try:
             saved = self.save_trainer(force_save=True)
-        except CheckpointError as error:
+        except HooklineError as error:  # the disk, or weights that are not finite
             return EnvFault(f"{fault}; not saved: {error}")
         return EnvFault(f"{fault}; saved at env step {self.progress.env_steps:,}") if saved else fault
 

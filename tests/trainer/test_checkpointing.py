@@ -11,7 +11,7 @@ from hooks.log_reward import LogReward
 from runner.checkpoint.store import CheckpointStore
 from runner.learner.optimization import NonFiniteError
 from runner.metrics import Metrics
-from runner.spec import CheckpointError
+from runner.spec import CheckpointError, EnvFault
 from runner.trainer import Trainer
 from tests.toys import Call, RewardModel, Rows, Tape, collector, environment, same_tree, trainer
 
@@ -215,6 +215,19 @@ def test_weights_that_are_not_finite_are_not_saved(tmp_path):
     with pytest.raises(NonFiniteError):
         one.train()
     assert not CheckpointStore(tmp_path).folders()
+
+
+def test_a_fault_of_an_environment_is_what_is_said_though_the_weights_cannot_be_saved(tmp_path):
+    loss = RewardModel()
+    one = trainer(8, loss, save_trainer_file=tmp_path)
+
+    def fail(batch):
+        nn.init.constant_(loss.linear.weight, float("nan"))
+        raise EnvFault("evaluation env 0, episode 3, step 5: step raised ValueError")
+
+    Call("post_steps_log", fail).register(one)
+    with pytest.raises(EnvFault, match=r"^evaluation env 0, .* raised ValueError; not saved: .* no longer finite"):
+        one.train()
 
 
 def test_metric_rows_go_on_where_they_were(tmp_path):
