@@ -102,6 +102,8 @@ def _folder_named(value: Any) -> Path:
 
 def _launch(arguments: Arguments, checked: Checked, command: str, conf: Path) -> int:
     _check_grace()  # before a folder is made
+    if not arguments.multirun and (typed := _typed_folder(checked)) is not None:
+        _refuse_used_folder(typed)  # before what takes long to import
     if not arguments.multirun:
         warm_up(checked.config["logger"])
     from runner.config.jobs import Jobs
@@ -126,8 +128,8 @@ def _folders(arguments: Arguments, checked: Checked) -> list[str]:
     algo, env = run_names(checked.choices, checked.config, checked.is_typed("env.id"))
     added = _quiet(checked)
     if not arguments.multirun:
-        if checked.is_typed("hydra.run.dir"):
-            _make_unused_folder(checked)
+        if (typed := _typed_folder(checked)) is not None:
+            _make_unused_folder(typed)
         else:
             added.append(f"hydra.run.dir={quote(_claim(folder_of_run(algo, env, checked.config['seed'])))}")
         return added
@@ -147,12 +149,19 @@ def _claim(wanted: Path) -> Path:
         raise Rejected([Problem(str(wanted), f"in {Path.cwd()}", words, elsewhere)]) from None
 
 
-def _make_unused_folder(checked: Checked) -> None:
-    """A folder that is typed has to be there, or to be made, and has no run in it yet."""
-    folder = [str(item.values[-1]) for item in checked.typed if item.key == "hydra.run.dir"][-1]
+def _typed_folder(checked: Checked) -> str | None:
+    return next((str(item.values[-1]) for item in reversed(checked.typed) if item.key == "hydra.run.dir"), None)
+
+
+def _refuse_used_folder(folder: str) -> None:
     if Path(folder, RUN_FILE).exists():
         words = "there is a run in this folder already"
         raise Rejected([Problem(f"hydra.run.dir={folder}", COMMAND_LINE, words, f"resume={folder} goes on with it")])
+
+
+def _make_unused_folder(folder: str) -> None:
+    """A folder that is typed has to be there, or to be made, and has no run in it yet."""
+    _refuse_used_folder(folder)
     if "${" in folder:  # known only to Hydra
         return
     try:

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from runner.config.origins import Origins
+from runner.config.relations import relation_problems
 from runner.config.report import Problem
 from runner.config.schema import Schema
 from runner.config.source import find_spec
@@ -35,7 +36,8 @@ def check_values(resolved: Resolved, origins: Origins, groups: list[str]) -> tup
     wrong = {problem.path for problem in schema.problems}
     # What is wrong with a value is said where it is set, and not where it is repeated.
     first = [problem for problem in [*resolved.problems, *schema.problems] if not _repeats(problem, resolved, wrong)]
-    return config, [*first, *_untrustable(config.get("trust"), origins)]
+    together = relation_problems(config, origins) if not first else ()
+    return config, [*first, *together, *_untrustable(config.get("trust"), origins)]
 
 
 def _repeats(problem: Problem, resolved: Resolved, wrong: set[str]) -> bool:

@@ -164,8 +164,6 @@ def test_auto_starts_a_run_where_there_is_none_and_refuses_to_choose_between_two
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        ("env.num_envs=3", "collector.frames_per_batch=4 is not a multiple of env.num_envs=3"),
-        ("source.capacity=2", "source.capacity=2 is less than a batch of 4 env steps"),
         ("learner.loss_weights={critic:2}", "learner.loss_weights.critic: the loss has no such term; it has q"),
         ("env.id=Pendulum-v1", "action values need discrete actions; Pendulum-v1 takes vectors of shape (1,)"),
     ],

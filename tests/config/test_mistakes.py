@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from runner.config.arguments import parse_arguments
+from runner.config.check import check
+from runner.config.relations import wrong_address
 from tests.config.conftest import ROOT
 
 LINE = "command line"
@@ -153,6 +156,31 @@ MISTAKES = {
     "flag that is none": ("-x", f"-x ({LINE})", "see python run.py --help"),
     "configuration that is not there": ("--config-name=confg", f"--config-name ({LINE})", "did you mean config?"),
     "typo in auto": ("resume=Auto", f"resume=Auto ({LINE})", "did you mean resume=auto?"),
+    "batch for some environments": (
+        "env.num_envs=16",
+        "collector.frames_per_batch=8 (conf/tuned/dqn/cartpole.yaml:3)",
+        "is not a multiple of env.num_envs=16",
+    ),
+    "replay smaller than what is collected": (
+        "collector.frames_per_batch=100000",
+        "source.capacity=50000 (conf/tuned/dqn/cartpole.yaml:4)",
+        "is less than a batch of collector.frames_per_batch=100000",
+    ),
+    "replay smaller than what is learned from": (
+        "source.batch_size=100000",
+        "source.capacity=50000 (conf/tuned/dqn/cartpole.yaml:4)",
+        "is less than a batch of source.batch_size=100000",
+    ),
+    "scheme that MLflow does not know": (
+        "logger.mlflow.tracking_uri=htp://foo",
+        f"logger.mlflow.tracking_uri=htp://foo ({LINE})",
+        "MLflow takes no address that begins with htp:; did you mean http://foo?",
+    ),
+    "address without a scheme": (
+        "logger.mlflow.tracking_uri=localhost:5000",
+        f"logger.mlflow.tracking_uri=localhost:5000 ({LINE})",
+        "did you mean http://localhost:5000?",
+    ),
     "resume of nothing": ("resume=", f"resume= ({LINE})", "is no folder; resume=auto finds the unfinished run"),
     "resume with a plus": ("+resume=outputs/none", f"resume=outputs/none ({LINE})", "there is no such folder"),
     "resume of a very long name": (f"resume={'x' * 300}", "resume=xxx", "there is no such folder"),
@@ -193,6 +221,27 @@ def test_words_that_are_wrong_together_are_a_mistake(ask, typed, where, words):
     assert answer.mistakes[0].startswith(f"{where} ({LINE})")
     assert words in answer.mistakes[0]
     assert os.listdir(ask.folder) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("CKPT_BACKEND", "torhc", "there is no such backend; did you mean torch?"),
+        ("CKPT_BACKEND", "pickle", "there is no such backend; choices: torchsnapshot, torch"),
+        ("MLFLOW_TRACKING_URI", "ftp://here", "MLflow takes no address that begins with ftp:"),
+    ],
+)
+def test_what_the_environment_says_is_checked_where_it_counts(ask, monkeypatch, name, value, words):
+    monkeypatch.setenv(name, value)
+    answer = ask("explain=true")
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.mistakes[0].startswith(f"{name}={value} (environment): {words}")
+    assert check(parse_arguments(["checkpoint.backend=torch", "logger=csv"])).config
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///here.db", "mysql+pymysql://a@b/c", "HTTPS://x", "runs/a:b", "databricks"])
+def test_an_address_that_mlflow_takes_is_left_alone(uri):
+    assert wrong_address(uri) is None
 
 
 def test_a_folder_below_a_file_is_a_mistake(ask):
@@ -259,12 +308,22 @@ def test_every_value_of_a_sweep_is_checked(ask, typed, where):
     assert os.listdir(ask.folder) == []
 
 
-@pytest.mark.parametrize("typed", ["optimzer.lr=1", "optimiser=adam", "env=cartpol"])
+QUICKLY = {
+    "optimzer.lr=1": b"did you mean optimizer.lr?",
+    "optimiser=adam": b"did you mean optimizer",
+    "env=cartpol": b"did you mean cartpole?",
+    "env.num_envs=3": b"is not a multiple of env.num_envs=3",
+    "hydra.run.dir=.": b"there is a run in this folder already",
+}
+
+
+@pytest.mark.parametrize("typed", QUICKLY)
 def test_a_mistake_is_answered_at_once_and_without_torch(tmp_path, typed):
     code = (
         "import sys; from runner.config.main import main; code = main(sys.argv[1:]);"
         "heavy = {'torch', 'tensordict', 'mlflow', 'gymnasium'} & set(sys.modules); sys.exit(9 if heavy else code)"
     )
+    (tmp_path / "run.json").touch()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-c", code, typed],
@@ -274,7 +333,7 @@ def test_a_mistake_is_answered_at_once_and_without_torch(tmp_path, typed):
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 2, done.stderr.decode()
-    assert b"did you mean" in done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert QUICKLY[typed] in done.stderr
+    assert os.listdir(tmp_path) == ["run.json"]
     # 0.5 s on an idle core, and 2 s to import torch; of the CPU, for other work makes the clock run on
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.5
