@@ -7,7 +7,7 @@ from runner.config.arguments import Arguments
 from runner.config.folder import check_folder
 from runner.config.report import COMMAND_LINE, Problem, Rejected
 from runner.loggers.journal import JOURNAL
-from runner.loggers.mlflow_client import first_line
+from runner.loggers.mlflow_client import FOLDER, MARK, first_line
 from runner.loggers.mlflow_database import address
 from runner.loggers.mlflow_sender import STATUSES, Message, Opening, Sender
 from runner.runs import RunFolder
@@ -53,7 +53,8 @@ def _send(run: RunFolder, uri: str) -> int:
     if not journal.exists():
         print("there is nothing to send: no rows of metrics wait in this folder")
         return 0
-    sender = Sender(Opening(str(journal), uri, run.mlflow_run_id, may_exist=True), _ignore)
+    tags = {MARK: run.record["id"], FOLDER: str(run.path)}  # a journal that was put here cannot name another run
+    sender = Sender(Opening(str(journal), uri, run.mlflow_run_id, may_exist=True, tags=tags), _ignore)
     try:
         sender.send_all()
         sender.finish(STATUSES.get(run.record["status"], "KILLED"))

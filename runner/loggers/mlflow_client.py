@@ -6,10 +6,12 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from posixpath import normpath
 from typing import Any
 
 from runner.loggers.arrived import Arrived
+from runner.loggers.files import open_regular
 from runner.loggers.journal import Row
 from runner.loggers.mlflow_database import artifacts_of, create_database, sqlite_path
 from runner.text import legible
@@ -20,6 +22,7 @@ MAX_METRICS = 1000
 MAX_PARAMETERS = 100
 MAX_VALUE_CHARACTERS = 500
 MAX_REFUSALS = 20
+MAX_RECORD_BYTES = 2**20
 _ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -73,6 +76,7 @@ class Connection:
         self._arrived = Arrived(lambda name: self._client.get_metric_history(self.run_id, name), timestamps)
         if not is_new:
             self._client.update_run(self.run_id, status="RUNNING")
+            self._note_place(run.data.tags)
             self._arrived.doubt(run.data.metrics)
 
     def send_parameters(self, flat: Mapping[str, str]) -> None:
@@ -165,7 +169,7 @@ class Connection:
         if run_id is not None:
             try:
                 run = self._client.get_run(run_id)
-                if run.info.lifecycle_stage == "active":
+                if run.info.lifecycle_stage == "active" and _is_of(target, run):
                     return run
             except MlflowException as error:
                 if error.error_code != GONE:
@@ -174,19 +178,27 @@ class Connection:
         experiment = self._client.get_experiment_by_name(target.experiment)
         found = self._twins(target, experiment.experiment_id) if experiment else []
         if not found and run_id is not None:
-            logger.warning("MLflow at %s has no run %s; its metrics go to a new one", target.uri, run_id)
+            words = "MLflow at %s has no run %s that was made for this folder; its metrics go to a new one"
+            logger.warning(words, target.uri, run_id)
         return max(found, key=lambda run: len(run.data.metrics), default=None)
 
     def _twins(self, target: Target, experiment_id: str) -> list[Any]:
         """The runs that were made for ours: several, where the server made one and then denied it."""
         tag = MARK if MARK in target.tags else FOLDER
         value = target.tags.get(tag, "").replace("'", "")
-        return list(self._client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=100))
+        found = self._client.search_runs([experiment_id], f"tags.`{tag}` = '{value}'", max_results=100)
+        return [run for run in found if _is_of(target, run)]
 
     def _remove_empty_twins(self) -> None:
         for run in self._twins(self._target, self._experiment):
             if run.info.run_id != self.run_id and not run.data.metrics:
                 self._client.delete_run(run.info.run_id)
+
+    def _note_place(self, tags: Mapping[str, str]) -> None:
+        """Let the server know where a folder is that was moved, so that a copy of it can be told from it."""
+        place = self._target.tags.get(FOLDER)
+        if place is not None and tags.get(FOLDER) != place:
+            self._client.set_tag(self.run_id, FOLDER, place)
 
     def _create(self, target: Target) -> Any:
         experiment_id = self._experiment_id(target)
@@ -206,6 +218,28 @@ class Connection:
         if experiment.lifecycle_stage == "deleted":
             self._client.restore_experiment(experiment.experiment_id)
         return experiment.experiment_id
+
+
+def _is_of(target: Target, run: Any) -> bool:
+    """Whether a server's run was made for the folder that we speak for: what that says of itself does not suffice.
+
+    The id decides, which stays the same when a folder is moved. A copy has it too: it is told by the first one, which
+    is still where the server's run says that it is.
+    """
+    tags, mark = run.data.tags, target.tags.get(MARK)
+    if tags.get(FOLDER) == target.tags.get(FOLDER):
+        return bool(tags.get(MARK) == mark)
+    return mark is not None and tags.get(MARK) == mark and _id_in(tags.get(FOLDER, "")) != mark
+
+
+def _id_in(folder: str) -> Any:
+    """The id of the run in a folder, if there is one."""
+    try:
+        with open(open_regular(Path(folder) / "run.json", os.O_RDONLY), "rb") as file:
+            record = json.loads(file.read(MAX_RECORD_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return record.get("id") if isinstance(record, dict) else None
 
 
 def _batches(rows: Iterable[list[Any]]) -> Iterator[list[Any]]:

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,12 +33,18 @@ Tell = Callable[[Message], None]
 
 @dataclass(frozen=True)
 class Opening:
-    """Which journal goes to which run. ``may_exist``: parts of it may have been sent before."""
+    """Which journal goes to which run.
+
+    Args:
+        may_exist: parts of it may have been sent before.
+        tags: what is known of the run, and holds against what the journal says.
+    """
 
     journal: str
     uri: str
     run_id: str | None = None
     may_exist: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -122,7 +128,7 @@ class Sender:
         if not named or not isinstance(named[-1], dict):
             raise ValueError(f"{self.opening.journal} does not say of which run it is")
         experiment, name = str(named[-1].get("experiment")), str(named[-1].get("name"))
-        return Target(self.opening.uri, experiment, name, _texts(named[-1].get("tags")))
+        return Target(self.opening.uri, experiment, name, {**_texts(named[-1].get("tags")), **self.opening.tags})
 
     def _timestamps(self) -> set[int]:
         known: set[int] = set()

@@ -168,6 +168,9 @@ class LightServer:
         elif what == "runs/update":
             run["info"]["status"] = body.get("status", run["info"]["status"])
             return {"run_info": run["info"]}
+        elif what == "runs/set-tag":
+            others = [tag for tag in run["data"]["tags"] if tag["key"] != body["key"]]
+            run["data"]["tags"] = [*others, {"key": body["key"], "value": body["value"]}]
         elif what == "metrics/get-history":
             return {"metrics": [value for value in values if value["key"] == body["metric_key"]]}
         elif what == "runs/delete":

@@ -1,6 +1,7 @@
 """``sync=<folder>``: MLflow gets the rows of a run that it did not get while the run went on."""
 
 import json
+import shutil
 
 import pytest
 
@@ -111,3 +112,68 @@ def test_a_file_that_is_no_journal_does_no_harm(server, run, text, capsys):
     said = capsys.readouterr()
     assert (code, said.err.count("\n")) in ((0, 0), (1, 1)), said
     assert "Traceback" not in said.err
+
+
+def tags_of(server, run_id):
+    return {tag["key"]: tag["value"] for tag in server.runs[run_id]["data"]["tags"]}
+
+
+def append(run, number):
+    """A row that waits in the folder again."""
+    head = {"run": {"experiment": "mine", "name": "run", "tags": {"hookline.id": run.record["id"]}}, "known": []}
+    lines = [head, [number, 10 * number, 1000 + number, {"x": float(number)}]]
+    (run.path / JOURNAL).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def sent(server, run):
+    """Send what waits in a folder; returns the run that it went to, as its file says then."""
+    assert main([f"sync={run.path}"]) == 0
+    (run_id,) = [name for name in server.runs if tags_of(server, name)["hookline.folder"] == str(run.path)]
+    run.update(mlflow_run_id=run_id)
+    return run_id
+
+
+def test_a_copy_of_a_folder_sends_its_rows_to_a_run_of_its_own(server, run, tmp_path, caplog):
+    first = sent(server, run)
+    before = server.values_of(first)
+    shutil.copytree(run.path, tmp_path / "copy")
+    copy = RunFolder.open(tmp_path / "copy")
+    append(copy, 7)
+    second = sent(server, copy)
+    assert second != first
+    assert server.values_of(first) == before
+    assert f"has no run {first} that was made for this folder" in caplog.text
+    append(run, 8)
+    assert sent(server, run) == first
+
+
+def test_a_folder_that_was_moved_goes_on_with_its_run_and_can_be_copied_then(server, run, tmp_path):
+    first = sent(server, run)
+    moved = RunFolder.open(run.path.rename(tmp_path / "moved"))
+    append(moved, 7)
+    assert sent(server, moved) == first
+    assert len(server.runs) == 1
+    shutil.copytree(moved.path, tmp_path / "copy")
+    copy = RunFolder.open(tmp_path / "copy")
+    append(copy, 8)
+    assert sent(server, copy) != first
+
+
+@pytest.mark.parametrize("named_by", ["run.json", "the id's tag", "the folder's tag"])
+def test_a_folder_cannot_name_a_run_that_was_not_made_for_it(server, run, tmp_path, named_by):
+    theirs = sent(server, run)
+    server.metrics[theirs].clear()  # one that nothing was sent to would even be removed
+    (tmp_path / "other").mkdir()
+    other = RunFolder.start(tmp_path / "other", algo="dqn", env="CartPole-v1", seed=0, config_hash="0" * 16)
+    append(other, 7)
+    if named_by == "run.json":
+        other.update(mlflow_run_id=theirs)
+    else:
+        key, value = ("id", run.record["id"]) if named_by == "the id's tag" else ("folder", str(run.path))
+        text = (other.path / JOURNAL).read_text()
+        (other.path / JOURNAL).write_text(
+            text.replace(f'"hookline.id": "{other.record["id"]}"', f'"hookline.{key}": "{value}"')
+        )
+    assert sent(server, other) != theirs
+    assert server.values_of(theirs).total() == 0
+    assert (server.status_of(theirs), server.runs[theirs]["info"]["lifecycle_stage"]) == ("FINISHED", "active")
