@@ -25,6 +25,9 @@ def folder_to_sync(arguments: Arguments) -> Path | None:
     if others or arguments.multirun:
         words = f"sync=<folder> sends what is there; only {ADDRESS}... can be typed besides it"
         raise Rejected([Problem(text, COMMAND_LINE, words, "leave it out") for text in others or ["-m"]])
+    if len(folders) > 1:
+        words = f"one folder is sent at a time; {KEY}{folders[0]} is typed too"
+        raise Rejected([Problem(f"{KEY}{folders[-1]}", COMMAND_LINE, words)])
     return Path(folders[-1])
 
 

@@ -91,6 +91,14 @@ def test_nothing_else_can_be_typed_besides_it(words):
         folder_to_sync(parse_arguments(["sync=x", *words]))
 
 
+def test_two_folders_at_once_are_refused_in_one_line(run, tmp_path, capsys):
+    assert main(["sync=elsewhere", f"sync={run.path}"]) == 2
+    (line, last) = capsys.readouterr().err.splitlines()
+    assert line == f"sync={run.path} (command line): one folder is sent at a time; sync=elsewhere is typed too"
+    assert last.endswith("nothing was started")
+    assert (run.path / JOURNAL).exists()
+
+
 def test_a_folder_without_a_run_is_named(tmp_path, capsys):
     assert main([f"sync={tmp_path}"]) == 2
     assert f"sync={tmp_path} (command line): {tmp_path} is not a run's folder" in capsys.readouterr().err
