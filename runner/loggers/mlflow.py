@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.loggers.journal import JOURNAL, Journal, Row
 from runner.loggers.mlflow_client import FOLDER, MARK, flatten_parameters, is_run_id
-from runner.loggers.mlflow_database import address
+from runner.loggers.mlflow_database import address, default_address
 from runner.loggers.mlflow_process import Link
 from runner.loggers.mlflow_sender import STATUSES
 from runner.spec import CLOCKS, Deferred, StateDict
@@ -95,8 +95,9 @@ class MLFlowLogger:
             self._clear()
             return
         count = self._journal.rows - self._link.rows
-        command = f"{os.environ.get('HOOKLINE_COMMAND', 'python run.py')} sync={shlex.quote(_shown(self._run.path))}"
-        self.unsent = f"{count} rows of metrics are not in MLflow yet; to send them: {command}"
+        reason = f" ({self._link.trouble})" if self._link.trouble else ""
+        command = _sync_command(Path(self._run.path), self.uri)
+        self.unsent = f"{count} rows of metrics are not in MLflow yet{reason}; to send them: {command}"
         logger.warning("%s", self.unsent)
 
     def look(self) -> str:
@@ -180,6 +181,13 @@ def look_command(uri: str) -> str:
     if uri.startswith("sqlite:///"):
         uri = f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
     return f"{program} ui --backend-store-uri {shlex.quote(uri)}"
+
+
+def _sync_command(folder: Path, uri: str) -> str:
+    """What to type to send what is unsent to where it was to go, whatever the environment says then."""
+    words = [f"sync={_shown(folder)}"]
+    words += [f"logger.mlflow.tracking_uri={uri}"] if uri != default_address() else []
+    return f"{os.environ.get('HOOKLINE_COMMAND', 'python run.py')} {shlex.join(words)}"
 
 
 def _name(folder: Path) -> str:

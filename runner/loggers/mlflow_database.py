@@ -11,7 +11,12 @@ from typing import Any
 
 def address(tracking_uri: str | None) -> str:
     """Where MLflow is: as given, else as ``MLFLOW_TRACKING_URI`` says, else SQLite at ``outputs/mlflow.db``."""
-    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path('outputs/mlflow.db').absolute()}"
+    return tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or default_address()
+
+
+def default_address() -> str:
+    """SQLite at ``outputs/mlflow.db``, where nothing says otherwise."""
+    return f"sqlite:///{Path('outputs/mlflow.db').absolute()}"
 
 
 def needs_database(uri: str) -> bool:

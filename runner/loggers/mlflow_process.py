@@ -130,6 +130,7 @@ class Link:
     def __init__(self, uri: str, journal: Path) -> None:
         self.run_id: str | None = None
         self.rows = 0
+        self.trouble = ""  # the last of them, until rows arrive again
         self._uri, self._journal = uri, journal
         self._process: SenderProcess | None = None
         self._next_start = 0.0
@@ -197,6 +198,7 @@ class Link:
     def _take(self, message: Mapping[str, Any]) -> None:
         self.run_id = message.get("run_id", self.run_id)
         self.rows = message.get("rows", self.rows)
+        self.trouble = "" if "rows" in message else message.get("trouble", self.trouble)
         if "warning" in message:
             logger.warning("%s", message["warning"])
         if "trouble" in message:
