@@ -14,8 +14,10 @@ from tests.whole.runs import CLOCK_COLUMNS, compose, differences, end_of
 SHORT = (
     "env=gym", "total_frames=500", "source.warmup=100", "source.batch_size=16", "network.hidden=[8,8]",
     "evaluation.every.env_steps=250", "log_every.env_steps=100", "checkpoint.every.env_steps=150",
-    "env.max_episode_steps=500", "compile=none",
+    "env.max_episode_steps=500",
 )  # fmt: skip
+QUICK = (*SHORT, "compile=none")
+"""Of the many runs here; recording gradients takes each of them a second."""
 AT = 280
 """The call of a step at which it happens: after the at most 60 of the trial, and before the first evaluation."""
 AT_RESET = 10
@@ -108,7 +110,7 @@ class Scene:
     def _config(self, fault: Fault, mended: Path, times: int = 1, *options: str) -> Any:
         make = f"kind: '{fault.kind}', at: {fault.at}, times: {times}, instance: {fault.instance}, mended: '{mended}'"
         own = "+env.make={_target_: tests.envs.faulty.Faulty, " + make + "}"
-        return compose(*SHORT, own, *fault.options, *options)
+        return compose(*QUICK, own, *fault.options, *options)
 
     def _end(self, folder: Path) -> Any:
         """All that must be the same, but how often environments were made anew."""

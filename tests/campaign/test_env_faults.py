@@ -47,6 +47,7 @@ def test_a_real_process_ends_with_one_line_and_goes_on_when_told_to_restart(tmp_
     named = re.fullmatch(words, ended.stderr.splitlines()[-1])
     assert named, ended.stderr
     assert "Traceback" not in ended.stderr + ended.stdout
+    assert "compile: trace" in (tmp_path / "run" / ".hydra" / "config.yaml").read_text()  # as runs are by default
     ended = run_py(tmp_path, "resume=run", "trust=[tests]", "env.on_error=restart", "env.max_restarts=7")
     assert ended.returncode == 0, ended
     assert f"going on from env step {named[1]} in run" in ended.stdout
