@@ -112,7 +112,7 @@ class Replay:
     def update_priority(self, sub_batch: TensorDictBase) -> None:
         """Tell the sampler how surprising the sub-batch was, by the ``td_error`` that the loss left in it."""
         if TD_ERROR in sub_batch.keys():
-            self.sampler.update_priority(self.sampler._indices, sub_batch.get(TD_ERROR))
+            self.sampler.update_priority(sub_batch.get(TD_ERROR))
 
     def memory_bytes(self, row: TensorDictBase) -> int:
         """What the full storage will take, given one collected batch ``[N, T]``."""

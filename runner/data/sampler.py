@@ -7,7 +7,10 @@ from runner.spec import StateDict
 
 
 class UniformSampler:
-    """Every transition equally likely, drawn with replacement."""
+    """Every transition equally likely, drawn with replacement.
+
+    A sampler remembers what it drew last: whoever says how surprising that was need not say which it was.
+    """
 
     def __init__(self, generator: torch.Generator) -> None:
         self.generator = generator
@@ -19,8 +22,8 @@ class UniformSampler:
             self._indices = torch.empty(batch_size, dtype=torch.int64)
         return torch.randint(0, size, (batch_size,), generator=self.generator, out=self._indices)
 
-    def update_priority(self, indices: Tensor, priority: Tensor) -> None:
-        """All are alike: nothing to do."""
+    def update_priority(self, priority: Tensor) -> None:
+        """``priority`` ``[B]`` is of what was drawn last; all are alike here: nothing to do."""
 
     def state_dict(self) -> StateDict:
         return {"generator": self.generator.get_state()}

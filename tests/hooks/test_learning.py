@@ -13,8 +13,8 @@ from tests.toys import Call, Counter, RewardModel, collector, environment, train
 class Prioritized(UniformSampler):
     """Keeps the priorities it is told."""
 
-    def update_priority(self, indices, priority):
-        self.told = indices.clone(), priority.clone()
+    def update_priority(self, priority):
+        self.told = self._indices.clone(), priority.clone()
 
 
 def replaying(total_frames=12, loss=None, **options):
