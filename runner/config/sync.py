@@ -5,10 +5,11 @@ from pathlib import Path
 
 from runner.config.arguments import Arguments
 from runner.config.folder import check_folder
+from runner.config.relations import wrong_address
 from runner.config.report import COMMAND_LINE, Problem, Rejected
-from runner.loggers.journal import JOURNAL
+from runner.loggers.journal import JOURNAL, read_lines
 from runner.loggers.mlflow_client import FOLDER, MARK, first_line
-from runner.loggers.mlflow_database import address
+from runner.loggers.mlflow_database import address, without_password
 from runner.loggers.mlflow_sender import STATUSES, Message, Opening, Sender
 from runner.runs import RunFolder
 
@@ -34,9 +35,14 @@ def folder_to_sync(arguments: Arguments) -> Path | None:
 def sync(arguments: Arguments, folder: Path) -> int:
     """Send the rows that wait in a run's folder, and the run's status; the exit code says whether all arrived."""
     typed = [text.removeprefix(ADDRESS) for text in arguments.overrides if text.startswith(ADDRESS)]
+    uri = address(typed[-1] if typed else None)
+    if wrong := wrong_address(uri):
+        raise Rejected([Problem(uri, COMMAND_LINE if typed else "environment", *wrong)])
     run = _open(folder)
     try:
-        return _send(run, address(typed[-1] if typed else None))
+        if not typed:
+            _check_address(run.path, uri)
+        return _send(run, uri)
     finally:
         run.unlock()
 
@@ -49,6 +55,17 @@ def _open(folder: Path) -> RunFolder:
     except ValueError as error:
         raise Rejected([Problem(f"{KEY}{folder}", COMMAND_LINE, str(error))]) from None
     return run
+
+
+def _check_address(folder: Path, uri: str) -> None:
+    """Rows do not go anywhere else than they were meant for, unless that is typed; the folder chooses nothing."""
+    lines = [line for line, _ in read_lines(folder / JOURNAL) if isinstance(line, dict)]
+    named = [line["run"].get("uri") for line in lines if isinstance(line.get("run"), dict)]
+    meant = named[-1] if named else None
+    if isinstance(meant, str) and meant != without_password(uri):
+        words = f"this run sent its metrics to {meant}, and this would send them to {without_password(uri)}"
+        hint = f"type {ADDRESS}... to say where to"
+        raise Rejected([Problem(f"{KEY}{folder}", COMMAND_LINE, words, hint)])
 
 
 def _send(run: RunFolder, uri: str) -> int:

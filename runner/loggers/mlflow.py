@@ -13,7 +13,7 @@ from typing import Any
 
 from runner.loggers.journal import JOURNAL, Journal, Row
 from runner.loggers.mlflow_client import FOLDER, MARK, flatten_parameters, is_run_id
-from runner.loggers.mlflow_database import address, default_address
+from runner.loggers.mlflow_database import address, default_address, without_password
 from runner.loggers.mlflow_process import Link
 from runner.loggers.mlflow_sender import STATUSES
 from runner.spec import CLOCKS, Deferred, StateDict
@@ -95,7 +95,7 @@ class MLFlowLogger:
             self._clear()
             return
         count = self._journal.rows - self._link.rows
-        reason = f" ({self._link.trouble})" if self._link.trouble else ""
+        reason = f" ({without_password(self.uri)}: {self._link.trouble})" if self._link.trouble else ""
         command = _sync_command(Path(self._run.path), self.uri)
         self.unsent = f"{count} rows of metrics are not in MLflow yet{reason}; to send them: {command}"
         logger.warning("%s", self.unsent)
@@ -128,6 +128,7 @@ class MLFlowLogger:
         if not self._is_resumed:
             self._clear()  # rows that an earlier run in this folder left behind
         named = {"experiment": self._experiment, "name": _name(Path(self._run.path)), "tags": _tags(self._run)}
+        named["uri"] = without_password(self.uri)  # whoever sends this later can see where it was meant to go
         self._journal.add({"run": named, "known": self._clock.times})
         self._link.open(may_exist=self._is_resumed)
 
@@ -186,7 +187,7 @@ def look_command(uri: str) -> str:
 def _sync_command(folder: Path, uri: str) -> str:
     """What to type to send what is unsent to where it was to go, whatever the environment says then."""
     words = [f"sync={_shown(folder)}"]
-    words += [f"logger.mlflow.tracking_uri={uri}"] if uri != default_address() else []
+    words += [f"logger.mlflow.tracking_uri={without_password(uri)}"] if uri != default_address() else []
     return f"{os.environ.get('HOOKLINE_COMMAND', 'python run.py')} {shlex.join(words)}"
 
 

@@ -306,5 +306,13 @@ def open_client(uri: str) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """The error's message, in one line of at most 200 characters."""
-    return legible((str(error).splitlines() or [type(error).__name__])[0], most=200)
+    """What went wrong, in one line of at most 200 characters: what the system says where that is the cause of it.
+
+    MLflow wraps it in a line so long that what matters, such as a refused connection, stands beyond its end.
+    """
+    words, cause = str(error), error.__cause__ or error.__context__
+    while cause is not None:
+        if isinstance(cause, OSError) and not type(cause).__module__.startswith(("requests", "urllib3")):
+            words = cause.strerror or str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return legible((words.splitlines() or [type(error).__name__])[0], most=200)

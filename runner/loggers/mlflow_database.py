@@ -19,6 +19,11 @@ def default_address() -> str:
     return f"sqlite:///{Path('outputs/mlflow.db').absolute()}"
 
 
+def without_password(uri: str) -> str:
+    """The address as it may be shown, and written down."""
+    return re.sub(r"(//[^/:@]*):[^/@]*@", r"\1@", uri)
+
+
 def needs_database(uri: str) -> bool:
     """Whether MLflow opens a database at this address itself."""
     return "://" in uri and not uri.startswith(("http:", "https:", "file:"))

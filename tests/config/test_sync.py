@@ -185,3 +185,19 @@ def test_a_folder_cannot_name_a_run_that_was_not_made_for_it(server, run, tmp_pa
     assert sent(server, other) != theirs
     assert server.values_of(theirs).total() == 0
     assert (server.status_of(theirs), server.runs[theirs]["info"]["lifecycle_stage"]) == ("FINISHED", "active")
+
+
+def test_rows_that_were_meant_for_another_server_go_nowhere_unless_that_is_typed(server, run, capsys):
+    text = (run.path / JOURNAL).read_text()
+    (run.path / JOURNAL).write_text(text.replace('"name"', '"uri": "http://there:5000", "name"'))
+    assert main([f"sync={run.path}"]) == 2
+    told = capsys.readouterr().err.splitlines()[0]
+    assert "to http://there:5000, and" in told
+    assert f"to {server.uri}; type logger.mlflow.tracking_uri=" in told
+    assert not server.runs
+    assert main([f"sync={run.path}", f"logger.mlflow.tracking_uri={server.uri}"]) == 0
+
+
+def test_an_address_that_is_none_is_refused(run, capsys):
+    assert main([f"sync={run.path}", "logger.mlflow.tracking_uri=htp://foo"]) == 2
+    assert "did you mean http://foo?" in capsys.readouterr().err

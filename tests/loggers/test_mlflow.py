@@ -234,6 +234,14 @@ def test_a_run_that_the_server_no_longer_has_becomes_a_new_one_with_all_its_rows
     assert ["has no run" in line for line in warnings_in(caplog)].count(True) == 1
 
 
+def test_no_password_is_shown_or_written_down(run, caplog):
+    secret = MLFlowLogger(run, tracking_uri=f"http://me:secret@127.0.0.1:{closed_port()}")
+    secret.log_row(row(1))
+    secret.close("preempted")
+    assert "http://me@127.0.0.1" in secret.unsent
+    assert "secret" not in secret.unsent + (run.path / JOURNAL).read_text()
+
+
 def test_a_forged_run_id_is_not_used(uri, run):
     logger = MLFlowLogger(run, tracking_uri=uri)
     logger.load_state_dict({"run_id": "../../x", "rows": 0})
@@ -259,8 +267,8 @@ def test_without_a_server_the_run_goes_on_and_the_next_start_sends_its_rows(uri,
     trouble, unsent = warnings_in(caplog)
     assert "training goes on" in trouble
     assert "\n" not in trouble
-    assert unsent.startswith("6 rows of metrics are not in MLflow yet (")
-    assert unsent.endswith(f"); to send them: python run.py sync={run.path} logger.mlflow.tracking_uri={alone.uri}")
+    assert unsent.startswith(f"6 rows of metrics are not in MLflow yet ({alone.uri}: Connection refused)")
+    assert unsent.endswith(f"; to send them: python run.py sync={run.path} logger.mlflow.tracking_uri={alone.uri}")
     lines = [json.loads(line) for line in (run.path / JOURNAL).read_text().splitlines()]
     assert [line[0] for line in lines if isinstance(line, list)] == list(range(6))
 
