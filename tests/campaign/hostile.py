@@ -301,7 +301,11 @@ def _unclear(text: str, result: str) -> Iterator[str]:
 
 
 def _size_of(folder: Path) -> int:
-    return sum(entry.stat(follow_symlinks=False).st_size for entry in _entries(folder))
+    size = 0
+    for entry in _entries(folder):
+        with contextlib.suppress(OSError):  # too deep
+            size += entry.stat(follow_symlinks=False).st_size
+    return size
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
