@@ -6,7 +6,6 @@ import resource
 import subprocess
 import sys
 import threading
-import time
 from contextlib import contextmanager
 
 import pytest
