@@ -54,6 +54,7 @@ ALSO = (
 )  # fmt: skip
 """Modules that may be imported besides: Python's for odd files, and what MLflow looks for to talk to a server."""
 MLFLOW, MEMMAP = "mlflow", "memmap"
+ADDRESS = "logger.mlflow.tracking_uri="
 NO_SERVER = "http://127.0.0.1:9"
 SECRET = "secret"
 CANARY = "executed"
@@ -83,7 +84,10 @@ class Payload:
 
     def command(self) -> list[str]:
         folder = "." if self.is_inside else RUN
-        return [f"sync={folder}", *self.argv] if self.template == MLFLOW else [f"resume={folder}", MORE, *self.argv]
+        if self.template != MLFLOW:
+            return [f"resume={folder}", MORE, *self.argv]
+        elsewhere = any(word.startswith(ADDRESS) for word in self.argv)
+        return [f"sync={folder}", *self.argv, *([] if elsewhere else [f"{ADDRESS}sqlite:///outputs/mlflow.db"])]
 
 
 @dataclass
@@ -126,7 +130,7 @@ class Arena:
         if name == MEMMAP:
             more = ["logger=csv", "source.storage=memmap"]
         if name == MLFLOW:
-            more = [f"logger.mlflow.tracking_uri={NO_SERVER}"]
+            more = [f"{ADDRESS}{NO_SERVER}"]
         with _in(work):
             check(parse_arguments([*SHORT, *more]))  # read here, signatures need not be read in every child
         code, _ = self._fork(work, [*SHORT, *more], None)
