@@ -69,14 +69,12 @@ class Training:
 
 
 class Outcome(NamedTuple):
-    """One script's line in the table; ``wall`` and ``cpu`` are relative to a run without loggers, medians of pairs.
-
-    ``noise`` is the standard error of the latter, from the median deviation.
-    """
+    """One script's line in the table; ``wall`` and ``cpu`` are relative to a run without loggers, medians of pairs."""
 
     script: str
     faults: int
     wall: float
+    wall_noise: float
     cpu: float
     noise: float
     in_loggers_wall: float
@@ -91,14 +89,15 @@ class Outcome(NamedTuple):
 
     def line(self) -> str:
         shares = f"{100 * self.in_loggers_wall:>9.2f} %{100 * self.in_loggers_cpu:>9.2f} %"
-        speed = f"{self.faults:>7}{self.wall:>9.3f}{self.cpu:>8.3f} +-{self.noise:>6.3f}{shares}"
+        wall, cpu = f"{self.wall:>9.3f} +-{self.wall_noise:>6.3f}", f"{self.cpu:>8.3f} +-{self.noise:>6.3f}"
+        speed = f"{self.faults:>7}{wall}{cpu}{shares}"
         sent = f"{self.kept:>8}{self.rows:>7}{self.expected:>8}{self.missing:>9}{self.twice:>7}  {self.status}"
         return f"{self.script:<16}{speed}{self.close_seconds:>8.1f} s{sent}"
 
 
 HEADING = (
-    f"{'script':<16}{'faults':>7}{'wall':>9}{'CPU':>8}{'':>9}{'logging':>11}{'of CPU':>11}{'close':>10}{'spooled':>8}"
-    f"{'rows':>7}{'values':>8}{'missing':>9}{'twice':>7}  status"
+    f"{'script':<16}{'faults':>7}{'wall':>9}{'':>9}{'CPU':>9}{'':>9}{'logging':>11}{'of CPU':>11}{'close':>10}"
+    f"{'spooled':>8}{'rows':>7}{'values':>8}{'missing':>9}{'twice':>7}  status"
 )
 
 
@@ -123,13 +122,15 @@ def measure(
         assert main([f"sync={logged.folder}", f"{ADDRESS}{server.uri}"]) == 0
     expected, run_id = values_in(logged.folder), the_run_of(server, logged.folder)
     present = server.values_of(run_id)
+    walls = [with_.wall / without.wall for without, with_ in taken]
     ratios = [with_.cpu / without.cpu for without, with_ in taken]
     return Outcome(
         script=name,
         faults=proxy.faults,
-        wall=median(with_.wall / without.wall for without, with_ in taken),
+        wall=median(walls),
+        wall_noise=noise_of(walls),
         cpu=median(ratios),
-        noise=1.253 * 1.483 * median(abs(ratio - median(ratios)) for ratio in ratios) / len(ratios) ** 0.5,
+        noise=noise_of(ratios),
         in_loggers_wall=logged.in_loggers.wall / sum(with_.wall for _, with_ in taken),
         in_loggers_cpu=logged.in_loggers.cpu / sum(with_.cpu for _, with_ in taken),
         close_seconds=close_seconds,
@@ -140,6 +141,11 @@ def measure(
         twice=(present - expected).total(),
         status=server.status_of(run_id),
     )
+
+
+def noise_of(ratios: list[float]) -> float:
+    """The standard error of their median, from the median deviation."""
+    return 1.253 * 1.483 * median(abs(ratio - median(ratios)) for ratio in ratios) / len(ratios) ** 0.5
 
 
 def rows_in(folder: Path) -> list[dict[str, str]]:

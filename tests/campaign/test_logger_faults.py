@@ -192,3 +192,4 @@ def test_loggers_under_fault(tmp_path, real_server):
     for outcome in outcomes:
         check_outcome(outcome)
         assert outcome.cpu - 2 * outcome.noise < MOST, outcome
+        assert outcome.wall - 2 * outcome.wall_noise < MOST, outcome
