@@ -5,6 +5,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from runner.runs import RUN_FILE
+
 CHECKPOINTS = "ckpt"
 """What is in these is checked by who reads them; one that is not as it should be is passed over for the one before."""
 
@@ -16,6 +18,8 @@ def check_folder(folder: Path) -> None:
     added to a file would change it under all of its names.
     """
     root = Path(os.path.realpath(folder))
+    if not os.path.lexists(root / RUN_FILE):  # then it is none of ours, and may hold anything
+        raise ValueError(f"{folder} is not a run's folder: it has no {RUN_FILE}")
     try:
         for path, status in _entries(root):
             if reason := _reason(root, path, status):

@@ -252,9 +252,11 @@ def test_a_damaged_or_hostile_file_is_one_line(run, text, words):
 
 def test_a_folder_without_a_run_is_one_line(tmp_path, ask):
     (ask.folder / "some").mkdir()
-    answer = ask("resume=some")
-    assert (answer.code, len(answer.mistakes)) == (2, 1)
-    assert "is not a run's folder" in answer.mistakes[0]
+    (ask.folder / "some" / "link").symlink_to("/")  # which matters only in the folder of a run
+    for key in ("resume", "sync"):
+        answer = ask(f"{key}=some")
+        assert (answer.code, len(answer.mistakes)) == (2, 1)
+        assert "some is not a run's folder: it has no run.json" in answer.mistakes[0]
 
 
 def test_a_damaged_run_json_is_one_line(run):
