@@ -27,6 +27,7 @@ from runner.config import jobs  # noqa: F401  (children find it warm)
 from runner.config.arguments import parse_arguments
 from runner.config.check import check
 from runner.config.main import main
+from runner.loggers.mlflow_client import prepare
 from tests.campaign.hostile_watch import Known, Watch
 
 RUN = "run"
@@ -116,6 +117,8 @@ class Arena:
         self.folder = folder
         self.known = Known()
         torch.set_num_threads(1)
+        if MLFLOW in templates:
+            prepare(with_database=True)  # as every process of ours imports MLflow, told not to talk
         self._templates = {name: self._make(name) for name in templates}
         for name in templates:
             self._learn(name)

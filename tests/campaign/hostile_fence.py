@@ -2,16 +2,12 @@
 
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 from tests.campaign.hostile_watch import NEVER, ROOT, Known, Watch
 
 SETTINGS = "HOOKLINE_FENCE"
-SENDER = ["-P", "-m", "runner.loggers.mlflow_sender"]
-ABOUT_THE_MACHINE = ["uname", "-p"]
-"""What Python's own ``platform`` starts."""
 CACHES = "__pycache__"
 """Where Python keeps modules that it has compiled, beside them."""
 
@@ -25,7 +21,6 @@ class Fence(Watch):
         for event in ("import", "exec", "compile", "socket.__new__"):
             del self._judges[event]
         self._judges["socket.bind"] = self._bind
-        self._judges["subprocess.Popen"] = self._start
         self._never_right = tuple(
             name for name in NEVER if not name.startswith(("ctypes", "marshal", "pickle", "code"))
         )
@@ -42,12 +37,6 @@ class Fence(Watch):
     def _bind(self, args: tuple[Any, ...]) -> str | None:
         """``urllib3`` binds a socket, and closes it, to know whether there is IPv6."""
         return None if args[1][:2] == ("::1", 0) else repr(args[1])
-
-    def _start(self, args: tuple[Any, ...]) -> str | None:
-        """Only the process that sends metrics to MLflow."""
-        executable, argv = os.fsdecode(args[0]), [os.fsdecode(word) for word in args[1]]
-        is_sender = executable == sys.executable and argv[1:4] == SENDER
-        return None if is_sender or argv == ABOUT_THE_MACHINE else repr(argv)
 
 
 def fence_in(folder: Path, writable: list[Path], report: Path, addresses: list[tuple[str, int]]) -> dict[str, str]:

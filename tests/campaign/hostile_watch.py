@@ -32,6 +32,9 @@ PATHS: dict[str, tuple[tuple[int, int | None], ...]] = {
 """Events that change files: where among the arguments the paths are, and the open folders they may be relative to."""
 FOLLOWING = ("open", "os.truncate", "os.chmod", "os.utime", "sqlite3.connect")
 """Of these, those that change what a link leads to; the others change the link."""
+SENDER = ["-P", "-m", "runner.loggers.mlflow_sender"]
+ABOUT_THE_MACHINE = ["uname", "-p"]
+"""What Python's own ``platform`` starts."""
 
 
 def installed_folders() -> tuple[str, ...]:
@@ -81,7 +84,7 @@ class Watch:
         self._judges: dict[str, Callable[[tuple[Any, ...]], str | None]] = {
             "import": self._import, "exec": self._exec, "compile": self._compile, "open": self._open,
             "os.kill": self._kill, "socket.__new__": self._socket, "socket.connect": self._connect,
-            "socket.getaddrinfo": self._look_up,
+            "socket.getaddrinfo": self._look_up, "subprocess.Popen": self._start,
         }  # fmt: skip
         self._judges |= {event: partial(self._change_of, event) for event in PATHS}
         self._addresses = set(addresses)
@@ -183,6 +186,12 @@ class Watch:
 
     def _kill(self, args: tuple[Any, ...]) -> str | None:
         return repr(args) if args[1] != 0 else None
+
+    def _start(self, args: tuple[Any, ...]) -> str | None:
+        """Only the process that sends metrics to MLflow."""
+        executable, argv = os.fsdecode(args[0]), [os.fsdecode(word) for word in args[1]]
+        is_sender = executable == sys.executable and argv[1:4] == SENDER
+        return None if is_sender or argv == ABOUT_THE_MACHINE else repr(argv)
 
     def _socket(self, args: tuple[Any, ...]) -> str | None:
         """Event loops talk to themselves through a pair of local sockets; those connect to nothing else."""
