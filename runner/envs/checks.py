@@ -33,6 +33,8 @@ class Checker:
     def __init__(self, spec: EnvSpec) -> None:
         self.shape, self.dtype = spec.observation_shape, spec.observation_dtype
         self.is_small = self.dtype.kind == "f" and len(self.shape) == 1 and self.shape[0] <= FEW
+        self.returned: np.dtype | None = None
+        """The type of the last observation that was looked at."""
         self.total = _summation(self.shape, self.dtype, self.is_small)
         """Of the numbers of an observation and a reward; not finite, or nearly so, if one of them is not finite."""
 
@@ -67,6 +69,7 @@ class Checker:
             raise Wrong(f"the observation has the dtype {array.dtype}; its space declares {self.dtype}")
         if array.shape != self.shape:
             raise Wrong(f"the observation has the shape {array.shape}; its space declares {self.shape}")
+        self.returned = array.dtype
         if self.dtype.kind == "f":
             self._check_finite(array)
         else:

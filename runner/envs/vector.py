@@ -61,8 +61,10 @@ class Environment:
             self._singles = [self._make_single(f"env {index}", index) for index in range(num_envs)]
             self.spec = self._singles[0].spec
             self.resume_mode = self._probe(self._singles[0])
+            self._warn_of_casts(self._singles[0])
         finally:
             self.guard.watch.stop()
+        self.guard.is_trying_out = False
         self.observation = np.zeros((num_envs, *self.spec.observation_shape), self.spec.observation_dtype)
         for index, single in enumerate(self._singles):
             single.row = self.observation[index, ...]
@@ -104,6 +106,13 @@ class Environment:
             else:
                 first.episode, first.seed = 0, None
                 return mode
+
+    def _warn_of_casts(self, first: Single) -> None:
+        """Numbers of another type than is declared are taken, and said once; floats are float32 here in any case."""
+        declared, returned = first.env.observation_space.dtype, first.checker.returned
+        if self.spec.observation_dtype.kind == "f" and returned is not None and returned != declared:
+            words = "%s: the observations are %s, their space declares %s; they are cast to %s"
+            log.warning(words, first.place("reset"), returned, declared, self.spec.observation_dtype)
 
     @property
     def envs(self) -> list[gymnasium.Env]:

@@ -3,9 +3,11 @@ from functools import partial
 from itertools import islice
 from types import SimpleNamespace
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 from runner.builders import make_evaluation
 from runner.envs import single
@@ -379,3 +381,47 @@ def test_a_fault_draws_nothing_from_the_process_wide_generators():
     after = np.random.rand()
     np.random.seed(3)
     assert after == np.random.rand()
+
+
+def test_a_fault_of_the_trial_episode_does_not_speak_of_resuming():
+    with pytest.raises(EnvFault, match=r"trial episode.*; mend it, or let") as fault:
+        environment(faulty("step raises", 3))
+    assert "resume" not in str(fault.value)
+
+
+def test_of_many_faults_the_first_are_told_in_full_and_then_powers_of_ten(caplog):
+    env = environment(faulty("step raises", AT, times=ALWAYS), on_error="restart", max_restarts=25)
+    with pytest.raises(EnvFault, match="25 restarts have been made"):
+        play(env)
+    told = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    numbers = [int(found[1]) for message in told if (found := re.search(r"made anew \((\d+) of", message))]
+    assert numbers == [1, 2, 3, 10]
+    assert ["all of them in run.log" in message for message in told].count(True) <= 2
+
+
+def cast(dtype, declared=np.float32):
+    class Cast(CartPoleEnv):
+        def __init__(self):
+            super().__init__()
+            ends = (end.astype(declared) for end in (self.observation_space.low, self.observation_space.high))
+            self.observation_space = gymnasium.spaces.Box(*ends, dtype=declared)
+
+        def reset(self, **kwargs):
+            observation, info = super().reset(**kwargs)
+            return observation.astype(dtype), info
+
+        def step(self, action):
+            observation, *others = super().step(action)
+            return observation.astype(dtype), *others
+
+    return Cast
+
+
+def test_observations_of_another_type_than_is_declared_are_told_of_once(caplog):
+    play(environment(cast(np.float64)))
+    (told,) = caplog.messages
+    assert "the observations are float64, their space declares float32; they are cast to float32" in told
+    caplog.clear()
+    play(environment(cast(np.float32)))
+    play(environment(cast(np.float64, np.float64)))
+    assert caplog.messages == []
