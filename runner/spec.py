@@ -172,9 +172,13 @@ class Abandoned(Exception):
 
 
 class HooklineError(Exception):
-    """A failure whose message is all a user needs: shown as one line, without a traceback."""
+    """A failure whose message is all a user needs: shown as one line, without a traceback.
+
+    ``go_on`` is what to type to go on, where there is something to go on from.
+    """
 
     exit_code = 1
+    go_on = ""
 
 
 class ConfigError(HooklineError):

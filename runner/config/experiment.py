@@ -15,10 +15,10 @@ from runner.config.assemble import Config, Experiment, assemble
 from runner.config.folder import check_folder
 from runner.config.shown_warnings import shown_warnings
 from runner.config.signals import PREEMPTED, StopSignals, read_grace_seconds
-from runner.config.summary import explain_schedule, shown, summarize
+from runner.config.summary import explain_schedule, go_on, learns_nothing, shown, summarize
 from runner.evaluation import Evaluated
 from runner.runs import RunFolder, config_hash, read_git_sha
-from runner.spec import Abandoned, CheckpointError, ConfigError, HooklineError
+from runner.spec import Abandoned, CheckpointError, ConfigError, EnvFault, HooklineError
 from runner.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,12 @@ class Outcome:
 
 class NotStarted(ConfigError):
     """The parts that a configuration names could not be built; nothing was trained."""
+
+
+class BrokenEnv(NotStarted):
+    """An environment failed before anything was trained."""
+
+    exit_code = 1
 
 
 class RunCrashed(HooklineError):
@@ -96,6 +102,8 @@ def _prepare(config: Config, run: RunFolder, resume: bool) -> Experiment:
         _load(trainer, run)
     if run.record["status"] == "done":
         trainer.forget_stop()  # whoever resumes a finished run wants it to go on
+    if words := learns_nothing(config, experiment):
+        log.warning("%s", words)
     trainer.metrics.log_hparams(config)
     log.info("the run %s at env step %s", "goes on" if resume else "begins", trainer.progress.env_steps)
     progress, saved = trainer.progress.state_dict(), _saved_env_steps(trainer)
@@ -121,7 +129,9 @@ def _train(config: Config, experiment: Experiment, run: RunFolder, signals: Stop
             _check_rows(trainer)
         return _finish(config, experiment, run, signals)
     except Exception as error:
-        raise _crash(experiment, run, error) from error
+        failure = _crash(experiment, run, error)
+        failure.go_on = go_on(config, run.path) if run.saved_env_steps is not None else ""
+        raise failure from error
     finally:
         _close(experiment)
 
@@ -146,6 +156,8 @@ def _assemble(config: Config, run: RunFolder | None = None) -> Experiment:
         raise NotStarted(f"device={config['device']}: torch finds no GPU here; device=cpu runs anywhere")
     try:
         return assemble(config, run)
+    except EnvFault as fault:
+        raise BrokenEnv(str(fault)) from fault
     except (ConfigError, CheckpointError, ValueError) as error:
         raise NotStarted(" ".join(str(error).split())) from error
     except (MemoryError, RuntimeError) as error:  # torch has no exception of its own for this on the CPU

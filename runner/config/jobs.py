@@ -138,8 +138,11 @@ def report_failure(error: Exception, job: Job, is_sweep: bool) -> None:
         log.error("the run failed", exc_info=error)
     line = legible(_words_of(error), most=2000)
     where = "nothing was started" if isinstance(error, NotStarted) else f"log: {job.folder / 'run.log'}"
-    message = f"job {job.number} ({job.overrides}) failed: {line}; {where}" if is_sweep else f"{line}; {where}"
+    line = f"{line}; {where}"
+    message = f"job {job.number} ({job.overrides}) failed: {line}" if is_sweep else line
     print(message, file=sys.stderr, flush=True)
+    if go_on := getattr(error, "go_on", ""):
+        print(go_on, file=sys.stderr, flush=True)
 
 
 def _words_of(error: Exception) -> str:

@@ -45,8 +45,7 @@ def _describe_run(config: Config, experiment: Experiment) -> list[str]:
     collector: Any = experiment.trainer.collector
     source: Any = experiment.source
     per_batch = collector.frames_per_batch * config["frame_skip"]
-    batches = -(-config["total_frames"] // per_batch)
-    learning = max(batches - max(-(-source.warmup // collector.frames_per_batch) - 1, 0), 0)
+    batches, learning = _batches(config, experiment)
     lines = [
         f"{batches * per_batch:,} frames in {batches:,} batches of {collector.frames_per_batch} env steps",
         f"{learning * source.optim_steps():,} updates, after a warm-up of {source.warmup:,} env steps",
@@ -54,6 +53,24 @@ def _describe_run(config: Config, experiment: Experiment) -> list[str]:
     memory = getattr(source, "memory_bytes", None)
     where = "files" if config["source"].get("storage") == "memmap" else "memory"
     return [*lines, f"replay {where} when full: {memory(collector.batch) / 2**20:,.1f} MiB"] if memory else lines
+
+
+def _batches(config: Config, experiment: Experiment) -> tuple[int, int]:
+    """How many batches a run collects, and how many of them come after the warm-up."""
+    collector: Any = experiment.trainer.collector
+    source: Any = experiment.source
+    batches = -(-config["total_frames"] // (collector.frames_per_batch * config["frame_skip"]))
+    return batches, max(batches - max(-(-source.warmup // collector.frames_per_batch) - 1, 0), 0)
+
+
+def learns_nothing(config: Config, experiment: Experiment) -> str | None:
+    """Why a run will make no update at all, if that is so."""
+    if not hasattr(experiment.trainer.collector, "frames_per_batch") or _batches(config, experiment)[1]:
+        return None
+    frames, skip = config["total_frames"], config["frame_skip"]
+    steps = f"total_frames={frames}" + (f", which with frame_skip={skip} are {frames // skip} env steps" * (skip > 1))
+    warmup = f"source.warmup={experiment.source.warmup} env steps"
+    return f"this run learns nothing: {warmup} leave no update in {steps}"
 
 
 def summarize(config: Config, experiment: Experiment, run: RunFolder, status: str, final: Evaluated | None) -> str:
@@ -72,7 +89,7 @@ def summarize(config: Config, experiment: Experiment, run: RunFolder, status: st
         f"in {progress.seconds:.1f} s ({rate:,.0f} env steps/s)",
         *_restarts(experiment),
         f"folder      {path}  (metrics.csv, run.json, run.log, ckpt/)",
-        f"go on       {_command()} resume={shlex.quote(str(path))}{_trust(config)}{more}",
+        f"{go_on(config, run.path)}{more}",
     ]
     return "\n".join([*lines, *_ways_to_look(experiment)])
 
@@ -88,6 +105,11 @@ def _restarts(experiment: Experiment) -> list[str]:
 
 def _is_full(experiment: Experiment) -> bool:
     return experiment.trainer.stop_reason == "total_frames"
+
+
+def go_on(config: Config, folder: Path) -> str:
+    """The line that says what to type to go on with a run."""
+    return f"go on       {_command()} resume={shlex.quote(str(shown(folder)))}{_trust(config)}"
 
 
 def _trust(config: Config) -> str:

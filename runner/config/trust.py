@@ -101,5 +101,5 @@ def forbidden_problems(config: Mapping[str, Any], trust: list[str], named: set[s
 def _refusal(key: str, target: str, trust: list[str], origin: str) -> Problem:
     package = target.partition(".")[0]
     is_package = package.isidentifier() and package not in sys.stdlib_module_names
-    hint = f"if that is your own package, add trust=[{','.join([*trust, package])}]" if is_package else ""
+    hint = f"if that is your own package, add 'trust=[{','.join([*trust, package])}]'" if is_package else ""
     return Problem(key, origin, f"a resumed run may not name {target}", hint)

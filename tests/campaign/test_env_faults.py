@@ -44,8 +44,10 @@ def test_a_real_process_ends_with_one_line_and_goes_on_when_told_to_restart(tmp_
     ended = run_py(tmp_path, *SHORT_RUN, *SHORT, make, "hydra.run.dir=run")
     assert ended.returncode == 1, ended
     words = rf"{TRAINING}the reward is nan; mend it .*; saved at env step (\d+); log: run/run.log"
-    named = re.fullmatch(words, ended.stderr.splitlines()[-1])
+    *_, told, go_on = ended.stderr.splitlines()
+    named = re.fullmatch(words, told)
     assert named, ended.stderr
+    assert re.fullmatch(r"go on       \S.* resume=run 'trust=\[tests\]'", go_on), go_on
     assert "Traceback" not in ended.stderr + ended.stdout
     assert "compile: trace" in (tmp_path / "run" / ".hydra" / "config.yaml").read_text()  # as runs are by default
     ended = run_py(tmp_path, "resume=run", "trust=[tests]", "env.on_error=restart", "env.max_restarts=7")

@@ -12,7 +12,7 @@ import torch
 from runner.runs import RunFolder
 
 QUICK = ("total_frames=60", "logger=csv", "hooks=null", "evaluation.final_episodes=1", "env.max_episode_steps=20",
-         "collector.frames_per_batch=10")  # fmt: skip
+         "collector.frames_per_batch=10", "source.warmup=50")  # fmt: skip
 
 
 def runs(folder=Path("outputs")):
@@ -205,3 +205,30 @@ def test_a_setting_that_a_resumed_run_refuses_does_not_stick(ask):
     refused = ask("resume=one", "total_frames=90", "source.capacity=3")
     assert refused.code == 2
     assert ask("resume=one", "total_frames=90").code == 0
+
+
+def test_a_run_that_cannot_learn_says_so(ask):
+    told = ask(*QUICK, "frame_skip=2").err
+    assert told.count("warning: this run learns nothing: source.warmup=50 env steps leave no update in") == 1
+    assert "total_frames=60, which with frame_skip=2 are 30 env steps" in told
+    assert "learns nothing" not in ask(*QUICK).err
+
+
+def test_a_crash_says_what_to_type_to_go_on(ask, package):
+    package("user_breaks", "assert self.trainer.progress.env_steps < 40, 'not that far'")
+    typed = ("--config-dir", "my_conf", *QUICK, "hooks=mine", "hydra.run.dir=run")
+    assert "go on" not in ask(*typed, "checkpoint.every.env_steps=1000").err  # there is nothing to go on from
+    last = ask(*typed[:-1], "hydra.run.dir=two", "checkpoint.every.env_steps=10").err.splitlines()[-1]
+    assert last == "go on       python run.py resume=two 'trust=[user_breaks]'"
+
+
+def test_an_environment_that_is_broken_from_the_start_starts_nothing(ask):
+    (ask.folder / "user_broken.py").write_text(
+        "from gymnasium.envs.classic_control.cartpole import CartPoleEnv\n\n\nclass Broken(CartPoleEnv):\n"
+        "    def step(self, action):\n        raise RuntimeError('no')\n"
+    )
+    answer = ask("env=gym", "env.make={_target_: user_broken.Broken}", "logger=csv")
+    assert answer.code == 1
+    assert "trial episode" in answer.err
+    assert answer.err.endswith("; nothing was started\n")
+    assert not runs()
