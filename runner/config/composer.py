@@ -133,7 +133,9 @@ class Composer:
         causes = [text for text in (str(error.__cause__ or ""), str(error)) if text]
         words = " ".join(causes[0].split()) if causes else type(error).__name__
         if isinstance(error, RecursionError) and read:
-            start = len(read) - 2 - read[-2::-1].index(read[-1]) if read[-1] in read[:-1] else 0
+            if read[-1] not in read[:-1]:
+                return Problem("YAML", self._named(read[-1]), "a value leads back to itself, or is nested too deeply")
+            start = len(read) - 2 - read[-2::-1].index(read[-1])
             chain = " -> ".join(map(self._named, read[start:]))
             return Problem("defaults", self._named(read[-1]), f"the lists lead back to where they began: {chain}")
         if named := re.match(r"In '([^']+)': (.*)", words):

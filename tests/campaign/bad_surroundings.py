@@ -77,7 +77,7 @@ def bad_sweeper(space: Space, rng: Draw) -> Case:
         "network.hidden=[64,64],[64,a]", "network.hidden=[64,64],[]a", "hydra.run.dir=a,b",
         "hooks=[default],[default,nothing]", "log_every={updates:1},{updates:0}", "optimizer.betas=[0.9,0.99],[0.9]",
         "device=cpu,'gpu,0'", "seed=sort(3,1,x)", "seed=shuffle(range(-1,2))", "seed=interval(0,1)",
-        "seed=tag(a,choice(1,b))", "optimizer.lr=interval(0,1)", "env=cartpole,gym", "optimizer=adam,[sgd]",
+        "seed=tag(a,choice(1,b))", "optimizer.lr=interval(0,1)", "env=cartpole,gym",
         "hooks=default,[default,default]",
     ])  # fmt: skip
     name = text.strip("+").partition("=")[0]

@@ -62,6 +62,12 @@ def test_defaults_that_lead_back_to_themselves_are_shown_as_they_go_round(ask, w
     assert "mine/env/own.yaml -> mine/env/other.yaml" in line or "mine/env/other.yaml -> mine/env/own.yaml" in line
 
 
+def test_a_value_that_holds_itself_is_said_to(ask, write):
+    write("defaults: [gym]\nextra: &a [*a]\n")
+    (line,) = ask("--config-dir", "mine", "env=own").mistakes
+    assert line == "YAML (mine/env/own.yaml): a value leads back to itself, or is nested too deeply"
+
+
 def test_an_interpolation_in_a_defaults_list_is_blamed_on_its_file(ask, write):
     write("defaults: [/loss: '${nothing}']\n")
     (line,) = ask("--config-dir", "mine", "env=own").mistakes
