@@ -26,16 +26,19 @@ SETTINGS = {
     "stop_after": "stop earlier: stop_after.updates=1000 (or env_steps, episodes, seconds)",
     "frame_skip": "how often each action is repeated",
     "device": "cpu, cuda or cuda:1",
+    "compile": "or update (the whole of it by torch.compile), or none",
     "threads": "of torch; more than one only pays for large networks",
     "log_every": "a row of metrics: log_every.updates=100",
     "env.id": "the environment",
     "env.num_envs": "environments side by side",
     "env.on_error": "or restart: an environment that fails is made anew, and its episode goes on",
+    "env.max_restarts": "of a whole run",
     "env.step_timeout": "seconds a step may take before it has hung",
     "collector.frames_per_batch": "env steps between two rounds of updates",
     "loss.gamma": "discount",
     "optimizer.lr": "learning rate",
     "source.capacity": "transitions kept",
+    "source.storage": "or memmap: in files of the run's folder, which may be larger than memory",
     "source.batch_size": "transitions in one update",
     "source.optim_steps": "updates for each collected batch",
     "exploration.end": "and exploration.start, exploration.env_steps",
@@ -45,6 +48,7 @@ SETTINGS = {
     "evaluation.every": "how often; evaluation.every.episodes=50 counts another unit",
     "evaluation.episodes": "in each evaluation",
     "checkpoint.every": "how often; checkpoint.every.seconds=600 counts another unit",
+    "trust": "packages of yours that a resumed run may name: 'trust=[my_parts]'",
 }
 """The keys people type, in the order they think of them; keys that a configuration lacks are not shown."""
 
@@ -53,13 +57,15 @@ More
   hooks=[default,early_stopping]     several choices of one group;  '~hooks.progress_bar' takes one out
   hooks.log_reward.window=20         settings of a hook by its name;  logger=csv picks one logger
   experiment=<name>                  a pinned recipe;  tuned=null leaves tuned values out
-  +env.kwargs.gravity=9.8            a key that the file does not list
+  +env.kwargs.sutton_barto_reward=true  a key that the file does not list
   --config-dir my_conf               groups of your own beside these;  _target_: my_pkg.MyHook names your code
   --cfg job                          print the whole tree;  --hydra-help, --info and --shell-completion are Hydra's
 
 Where things go
   outputs/<algo>-<env>/<date_time>-s<seed>/ holds metrics.csv, run.log, run.json, command.txt and ckpt/;
   hydra.run.dir=<folder> puts it elsewhere. All runs: mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db
+  Exit codes: 0 done, 1 crashed, 2 configuration, 3 checkpoint, 75 stopped by a signal and saved.
+  Environment: MLFLOW_TRACKING_URI; CKPT_BACKEND (torchsnapshot, torch); HOOKLINE_GRACE_SECONDS (to save and stop in; 30)
 """
 
 WIDTH = 118
