@@ -17,7 +17,7 @@ from runner.config.env_ids import unknown_env_ids
 from runner.config.groups import choose, usable_choices
 from runner.config.hydra_settings import hydra_problems
 from runner.config.keys import check_key, with_guess
-from runner.config.overrides import Typed, apply, parse_overrides, sweep_problems
+from runner.config.overrides import Typed, apply, parse_overrides, repeated, sweep_problems
 from runner.config.report import Problem, Rejected
 from runner.config.rewrite import Rewriter, replace_units, without_null_groups
 from runner.config.targets import CONF
@@ -86,6 +86,7 @@ class _Check:
         self._notices: list[str] = []
 
     def run(self) -> Checked:
+        self._notices += repeated(self._typed)
         first = self._compose_first()
         self._add_params(first)
         if self._params:

@@ -97,8 +97,8 @@ def parse_overrides(
     texts: Sequence[str], composer: Composer, multirun: bool, origin: str = COMMAND_LINE
 ) -> tuple[list[Typed], list[Problem]]:
     """Everything that parses, and a problem for everything that does not or that only ``-m`` allows."""
-    typed, problems = [], []
-    for text in texts:
+    typed, problems = [], list(_spaced(texts, origin))
+    for text in texts if not problems else _without_spaced(texts):
         try:
             item = replace(parse_override(text, composer), origin=origin)
         except (HydraException, ValueError) as error:
@@ -108,6 +108,26 @@ def parse_overrides(
         problems += [problem] if problem else []
         typed += [] if problem else [item]
     return typed, problems
+
+
+def _spaced_at(texts: Sequence[str]) -> list[int]:
+    """Where ``key = value`` begins, which a shell hands over as three words."""
+    return [at for at, text in enumerate(texts) if at + 2 < len(texts) and texts[at + 1] == "=" and "=" not in text]
+
+
+def _spaced(texts: Sequence[str], origin: str) -> Iterator[Problem]:
+    for at in _spaced_at(texts):
+        key, _, value = texts[at : at + 3]
+        words = f"{key} = {value}"
+        yield Problem(words, origin, "has spaces around the =", f"write {key}={value}")
+
+
+def _without_spaced(texts: Sequence[str]) -> list[str]:
+    """The texts, with what was meant in place of what has spaces in it, so that the rest can still be checked."""
+    starts = _spaced_at(texts)
+    joined = {at: "".join(texts[at : at + 3]) for at in starts}
+    gone = {at + step for at in starts for step in (1, 2)}
+    return [joined.get(at, text) for at, text in enumerate(texts) if at not in gone]
 
 
 def _unreadable(text: str, origin: str, error: Exception) -> Problem:
@@ -166,6 +186,20 @@ def sweep_problems(items: Sequence[Typed], sweeper: str) -> Iterator[Problem]:
         if item.is_interval and sweeper == "basic":
             words = "an interval is for sweepers that choose values themselves"
             yield item.problem(item.text, words, f"name the values: {item.key}=1,2,3 or range(1,4)")
+
+
+def repeated(items: Sequence[Typed]) -> Iterator[str]:
+    """A line for each key that is typed several times with different values, of which the last counts."""
+    texts: dict[tuple[str, str], list[str]] = {}
+    for item in items:
+        if item.prefix != "~" and not item.is_sweep:
+            texts.setdefault((item.key, item.package), []).append(item.text)
+    for (key, _), (*others, last) in texts.items():
+        different = list(dict.fromkeys(text for text in others if text != last))
+        if different:
+            verb = "does" if len(different) == 1 else "do"
+            times = f"{len(others) + 1} times"
+            yield f"{key} is typed {times}: {last} counts, and {', '.join(different)} {verb} not"
 
 
 def apply(tree: DictConfig, item: Typed, value: Any) -> Problem | None:

@@ -16,7 +16,7 @@ from runner.config.folder import check_folder
 from runner.config.groups import choose, usable_choices
 from runner.config.keys import check_key
 from runner.config.origins import read_stored_origins
-from runner.config.overrides import Typed, apply, parse_overrides
+from runner.config.overrides import Typed, apply, parse_overrides, repeated
 from runner.config.report import COMMAND_LINE, Problem, Rejected
 from runner.config.rewrite import replace_units, without_null_groups
 from runner.config.schema import TARGET
@@ -109,6 +109,8 @@ class _Resume:
         typed, problems = usable_choices(without_null_groups(typed), composer)
         self._problems += problems
         self._typed = [item for item in typed if item.key != "resume"]
+        for line in repeated(self._typed):
+            print(f"note: {line}", file=sys.stderr)
         self._path = folder / CONFIG_FILE
         self._origins = read_stored_origins(self._path)
         self._named: set[str] = set()  # keys of nodes whose targets this command line names

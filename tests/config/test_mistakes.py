@@ -211,7 +211,7 @@ def test_a_mistake_is_one_line_with_its_key_its_origin_and_what_to_type(ask, typ
         ),
         (["--cfg", "job", "optimzer.lr=1"], "optimzer.lr", "did you mean optimizer.lr?"),
         (["--info", "config", "env=cartpol"], "env=cartpol", "did you mean cartpole?"),
-        (["optimizer.lr", "=", "1"], "optimizer.lr", "write optimizer.lr=<value>"),
+        (["optimizer.lr", "=", "1"], "optimizer.lr = 1", "has spaces around the =; write optimizer.lr=1"),
     ],
     ids=str,
 )
@@ -242,6 +242,19 @@ def test_what_the_environment_says_is_checked_where_it_counts(ask, monkeypatch, 
 @pytest.mark.parametrize("uri", ["sqlite:///here.db", "mysql+pymysql://a@b/c", "HTTPS://x", "runs/a:b", "databricks"])
 def test_an_address_that_mlflow_takes_is_left_alone(uri):
     assert wrong_address(uri) is None
+
+
+def test_spaces_around_the_equals_sign_are_one_mistake(ask):
+    answer = ask("total_frames", "=", "2000", "seed=3")
+    (line,) = answer.mistakes
+    assert line == f"total_frames = 2000 ({LINE}): has spaces around the =; write total_frames=2000"
+    assert len(ask("total_frames", "=", "2000", "sede=3").mistakes) == 2
+
+
+def test_a_key_that_is_typed_twice_is_told_of(ask):
+    told = ask("seed=1", "seed=2", "explain=true").err
+    assert told.splitlines()[0] == "note: seed is typed 2 times: seed=2 counts, and seed=1 does not"
+    assert "typed 2 times" not in ask("seed=1", "seed=1", "explain=true").err
 
 
 def test_a_folder_below_a_file_is_a_mistake(ask):
