@@ -23,6 +23,7 @@ STATUSES = ("running", "done", "crashed", "preempted")
 CONFIG_FILE = Path(".hydra", "config.yaml")
 WRITTEN_FIRST = (".hydra/*", ".hydra", "command.txt", "run.log", ".lock", f".{RUN_FILE}.*", RUN_FILE)
 """What is in the folder of a run before anything is trained, as patterns."""
+MENDED = "put back a copy of it, or start a new run"
 NOT_OF_THE_RUN = ("resume", "explain", "trust")
 """Keys of the configuration that do not change what is computed."""
 
@@ -206,14 +207,16 @@ def read_run(folder: Path) -> dict[str, Any]:
         record = json.loads(_read_text(path, MAX_BYTES), parse_constant=_refuse, parse_float=_float)
     except FileNotFoundError:
         raise ValueError(f"{folder} is not a run's folder: it has no {RUN_FILE}") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {MENDED}") from None
     if not isinstance(record, dict) or record.get("schema") != SCHEMA:
         raise ValueError(f"{path} is not a {RUN_FILE} of schema {SCHEMA}")
     wrong = [key for key, kinds in _FIELDS.items() if key not in record or not isinstance(record[key], kinds)]
     wrong += [key for key, value in record.items() if not _is_flat(value)]
     if wrong or record["status"] not in STATUSES:
-        raise ValueError(f"{path} is damaged: {', '.join(wrong) or 'status'} is missing or of the wrong type")
+        raise ValueError(f"{path} is damaged: {', '.join(wrong) or 'status'} is missing or of the wrong type; {MENDED}")
     if record.pop("digest", None) not in (None, _seal(record)):
         raise ValueError(f"{path} is damaged, or was edited without taking out its digest")
     return record

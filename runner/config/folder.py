@@ -5,7 +5,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from runner.runs import RUN_FILE
+from runner.runs import CONFIG_FILE, MENDED, RUN_FILE
 
 CHECKPOINTS = "ckpt"
 """What is in these is checked by who reads them; one that is not as it should be is passed over for the one before."""
@@ -19,6 +19,8 @@ def check_folder(folder: Path) -> None:
     """
     root = Path(os.path.realpath(folder))
     if not os.path.lexists(root / RUN_FILE):  # then it is none of ours, and may hold anything
+        if (root / CHECKPOINTS).is_dir() or (root / CONFIG_FILE).is_file():
+            raise ValueError(f"{folder} is damaged: its {RUN_FILE} is gone; {MENDED}")
         raise ValueError(f"{folder} is not a run's folder: it has no {RUN_FILE}")
     try:
         for path, status in _entries(root):

@@ -65,7 +65,7 @@ Where things go
   outputs/<algo>-<env>/<date_time>-s<seed>/ holds metrics.csv, run.log, run.json, command.txt and ckpt/;
   hydra.run.dir=<folder> puts it elsewhere. All runs: mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db
   Exit codes: 0 done, 1 crashed, 2 configuration, 3 checkpoint, 75 stopped by a signal and saved.
-  Environment: MLFLOW_TRACKING_URI; CKPT_BACKEND (torchsnapshot, torch); HOOKLINE_GRACE_SECONDS (to save and stop in; 30)
+  Environment: MLFLOW_TRACKING_URI; CKPT_BACKEND (torchsnapshot, torch); HOOKLINE_GRACE_SECONDS (to save in; 30)
 """
 
 WIDTH = 118

@@ -8,6 +8,7 @@ import yaml
 
 from runner.config.report import Problem, Rejected
 from runner.config.tree import LINK, lookup
+from runner.runs import MENDED
 
 MOST_BYTES = 2**17
 MOST_DEPTH = 32
@@ -26,15 +27,27 @@ def read_yaml(path: Path) -> dict[str, Any]:
         if not problems and _Sizes(content).of("") > MOST_EXPANDED:
             raise ValueError(f"its interpolations make more than {MOST_EXPANDED} characters of it")
     except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
-        raise Rejected([Problem(str(path), "run folder", f"cannot be read: {error}")]) from None
+        raise Rejected([Problem(str(path), "run folder", *_damage(error))]) from None
     if problems:
         raise Rejected(problems[:MOST_PROBLEMS])
     return content
 
 
+def _damage(error: Exception) -> tuple[str, str]:
+    """What is wrong with a file, and what to do; where it lies there is what matters of a mark in YAML."""
+    if isinstance(error, FileNotFoundError):
+        return "the file is gone", MENDED
+    if isinstance(error, OSError):
+        return f"the file cannot be read: {error.strerror}", ""
+    words, mark = str(error), getattr(error, "problem_mark", None)
+    if mark is not None:
+        words = f"line {mark.line + 1}: {getattr(error, 'problem', words)}"
+    return f"the file is damaged: {words}", MENDED
+
+
 def _load(path: Path) -> dict[str, Any]:
     if not path.is_file():  # a pipe would keep us waiting
-        raise ValueError("there is no such file")
+        raise FileNotFoundError
     with open(path, "rb") as file:
         raw = file.read(MOST_BYTES + 1)
     if len(raw) > MOST_BYTES:

@@ -238,7 +238,7 @@ def test_resolvers_are_not_called_for_a_stored_value(run, value):
         ("!!python/object/apply:os.system ['touch executed']", "could not determine a constructor"),
         ("a: &x [1]\nb: *x\n", "it has aliases"),
         ("[1, 2]", "is not a mapping"),
-        ("a: [", "cannot be read"),
+        ("a: [", "the file is damaged: line 1: "),
         ("a: " + "x" * 2**20, "it has more than"),
     ],
     ids=["tag", "alias", "list", "syntax", "size"],
@@ -248,6 +248,22 @@ def test_a_damaged_or_hostile_file_is_one_line(run, text, words):
     (line,) = mistakes(run.resume)
     assert words in line
     assert not (run.path.parent / "executed").exists()
+
+
+def test_a_file_that_is_cut_short_or_gone_is_said_to_be_damaged_and_what_to_do(run):
+    mended = "; put back a copy of it, or start a new run"
+    run.file.write_text("a: [")
+    assert mistakes(run.resume)[0].endswith(mended)
+    run.file.unlink()
+    assert mistakes(run.resume)[0] == f"{run.file} (run folder): the file is gone{mended}"
+    record = run.path / "run.json"
+    record.write_bytes(record.read_bytes()[:100])
+    (line,) = mistakes(run.resume)
+    assert f"{record} is damaged (" in line
+    assert line.endswith(mended)
+    record.unlink()
+    run.change("seed", 5)
+    assert mistakes(run.resume)[0].endswith(f"{run.path} is damaged: its run.json is gone{mended}")
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path, ask):
