@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,7 +18,7 @@ from runner.config.env_ids import unknown_env_ids
 from runner.config.groups import choose, usable_choices
 from runner.config.hydra_settings import hydra_problems
 from runner.config.keys import check_key, with_guess
-from runner.config.overrides import Typed, apply, parse_overrides, repeated, sweep_problems
+from runner.config.overrides import MOST_VALUES, Typed, apply, parse_overrides, repeated, sweep_problems
 from runner.config.report import Problem, Rejected
 from runner.config.rewrite import Rewriter, replace_units, without_null_groups
 from runner.config.targets import CONF
@@ -43,6 +44,13 @@ class Checked:
 
     def is_typed(self, key: str) -> bool:
         return any(item.key == key for item in self.typed)
+
+    def count_jobs(self) -> int:
+        """How many jobs a sweep has; 0 where only the sweeper knows."""
+        swept = [item for item in self.typed if item.is_sweep]
+        is_plain = self.choices.get("hydra/sweeper") == "basic" and not OmegaConf.select(self.hydra, "sweeper.params")
+        is_known = is_plain and all(len(item.values) < MOST_VALUES and not item.is_interval for item in swept)
+        return math.prod(len(item.values) for item in swept) if is_known else 0
 
     def swept(self) -> tuple[str, ...]:
         return tuple(item.key for item in self.typed if item.is_sweep)

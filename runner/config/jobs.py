@@ -21,6 +21,7 @@ from runner.config.names import OUTPUTS, run_names
 from runner.config.origins import Origins
 from runner.config.report import Problem, Rejected
 from runner.config.resume import Resumed
+from runner.config.summary import command_to, shown
 from runner.config.validate import validate
 from runner.loggers.files import open_regular
 from runner.runs import RunFolder, config_hash, find_unfinished, remove_unstarted, unreadable_runs
@@ -61,6 +62,8 @@ class Jobs:
     is_id_typed: bool
     is_sweep: bool
     swept: tuple[str, ...] = ()
+    total: int = 0  # jobs of the sweep, where that is known
+    argv: tuple[str, ...] = ()
     done: list[Job] = field(default_factory=list)
 
     def launch(self, argv: Sequence[str], config_name: str) -> int:
@@ -72,6 +75,7 @@ class Jobs:
         except SystemExit as ended:  # a preempted job, or a launcher that Hydra gave up on
             if self.is_sweep:
                 self._print_table()
+                self._print_rest()
             return ended.code if isinstance(ended.code, int) else 1
         if self.is_sweep:
             self._print_table()
@@ -101,7 +105,7 @@ class Jobs:
         number = int(settings.job.num) if self.is_sweep else 0
         typed = [text for text in settings.overrides.task if not text.startswith("~")]
         own = [text for text in typed if text.partition("=")[0].lstrip("+") in self.swept] or typed
-        return Job(number, " ".join(own), Path(os.path.relpath(settings.runtime.output_dir)))
+        return Job(number, " ".join(own), shown(Path(settings.runtime.output_dir)))
 
     def _run(self, tree: DictConfig, job: Job) -> Outcome:
         job.folder.joinpath("command.txt").write_text(f"{self.command}\n")
@@ -114,6 +118,16 @@ class Jobs:
             job.folder = folder
             return run_experiment(config, folder, resume=True, algo=algo, env=env)
         return run_experiment(config, job.folder, resume=False, algo=algo, env=env)
+
+    def _print_rest(self) -> None:
+        """After an interruption: what was not even begun, and what to type to go on."""
+        left = self.total - len(self.done)
+        if left > 0:
+            jobs = f"job {self.total - 1}" if left == 1 else f"jobs {len(self.done)} to {self.total - 1}"
+            print(f"not started {jobs}, of {self.total}", flush=True)
+        words = [word for word in self.argv if not word.startswith("resume=")]
+        again = "  (jobs that are done are run again)" if any(job.status == "done" for job in self.done) else ""
+        print(f"go on       {command_to(*words, 'resume=auto')}{again}", flush=True)
 
     def _print_table(self) -> None:
         rows = [f"{'job':>4}  {'status':<10} {'return':>10}  overrides  folder", *(job.row() for job in self.done)]

@@ -110,6 +110,7 @@ def _launch(arguments: Arguments, checked: Checked, command: str, conf: Path) ->
 
     composer = Composer(conf, arguments.config_dir, arguments.config_name)
     jobs = Jobs(command, composer, conf, checked.is_typed("env.id"), arguments.multirun, checked.swept())
+    jobs.total, jobs.argv = checked.count_jobs(), tuple(shlex.split(command)[len(_program()) :])
     flags = ["-m"] if arguments.multirun else []
     flags += ["--config-dir", str(arguments.config_dir)] if arguments.config_dir else []
     return jobs.launch([*flags, *_folders(arguments, checked), *checked.overrides], arguments.config_name)

@@ -122,6 +122,11 @@ def _ways_to_look(experiment: Experiment) -> list[str]:
     return [f"look        {look()}" for look in looks if callable(look)]
 
 
+def command_to(*words: str) -> str:
+    """What to type to have these words done."""
+    return f"{_command()} {shlex.join(words)}"
+
+
 def _command() -> str:
     return os.environ.get("HOOKLINE_COMMAND", "python run.py")
 

@@ -127,7 +127,12 @@ def test_a_mistake_in_the_users_hook_is_found_by_its_signature(ask, package):
 
 def test_a_preempted_job_ends_the_sweep(ask, package):
     package("user_killer", "self.trainer.progress.env_steps == 20 and os.kill(os.getpid(), signal.SIGTERM)")
-    assert ask("-m", "--config-dir", "my_conf", *QUICK, "hooks=mine", "seed=0,1").code == 75
+    answer = ask("-m", "--config-dir", "my_conf", *QUICK, "hooks=mine", "seed=0,1,2")
+    assert answer.code == 75
+    not_started, go_on = answer.out.splitlines()[-2:]
+    assert not_started == "not started jobs 1 to 2, of 3"
+    assert go_on.startswith("go on       python run.py -m --config-dir my_conf ")
+    assert go_on.endswith(" hooks=mine seed=0,1,2 resume=auto")
     assert [json.loads((folder / "run.json").read_text())["status"] for folder in runs()] == ["preempted"]
 
 
@@ -242,3 +247,10 @@ def test_the_help_names_exit_codes_variables_and_an_example_that_works(ask):
         assert words in text
     (example,) = re.findall(r"(\+env\.kwargs\S+)", text)
     assert ask(example, "explain=true").code == 0
+
+
+def test_a_folder_elsewhere_is_shown_as_it_was_typed(ask, package, tmp_path):
+    package("user_elsewhere", "raise ValueError('no luck')")
+    folder = tmp_path / "elsewhere"
+    answer = ask("--config-dir", "my_conf", *QUICK, "hooks=mine", f"hydra.run.dir={folder}")
+    assert f"; log: {folder}/run.log" in answer.err
