@@ -245,8 +245,8 @@ def unreadable_runs(outputs: Path) -> list[str]:
     return lines
 
 
-def find_unfinished(outputs: Path, hash: str) -> list[Path]:
-    """Folders under ``outputs`` of runs with that configuration that neither are done nor go on now, newest first."""
+def find_unfinished(outputs: Path, hash: str | None = None) -> list[Path]:
+    """Folders under ``outputs`` of runs (with that configuration) that neither are done nor go on now, newest first."""
     found = []
     for folder in _run_folders(Path(outputs), _MAX_DEPTH):
         try:
@@ -254,7 +254,7 @@ def find_unfinished(outputs: Path, hash: str) -> list[Path]:
             changed = (folder / RUN_FILE).stat().st_mtime_ns
         except (ValueError, OSError):
             continue
-        if record["config_hash"] == hash and record["status"] != "done" and not _is_running(record):
+        if hash in (None, record["config_hash"]) and record["status"] != "done" and not _is_running(record):
             found.append((changed, folder))
     return [folder for _, folder in sorted(found, reverse=True)]
 

@@ -4,14 +4,21 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
 from runner.config.folder import CHECKPOINTS
 from runner.config.origins import Origins
-from runner.config.report import Problem, show
+from runner.config.report import Problem, Rejected, show
 from runner.config.schema import TARGET
+from runner.config.stored import read_yaml
 from runner.config.tree import ABSENT, all_keys, lookup
-from runner.runs import NOT_OF_THE_RUN
+from runner.config.validate import resolve
+from runner.runs import CONFIG_FILE, NOT_OF_THE_RUN, find_unfinished
 
 OPTIMIZERS = "runner.learner.optimizers."
+FEW = 3
+"""Settings in which a run may differ from another one and still be the one that was meant."""
 LEAVE_OUT = "leave it out, or start a new run"
 
 
@@ -23,6 +30,28 @@ def changes(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
         for key in leaves
         if key.partition(".")[0] not in NOT_OF_THE_RUN and lookup(before, key) != lookup(after, key)
     ]
+
+
+def nearly_the_same(outputs: Path, config: Mapping[str, Any]) -> str | None:
+    """The unfinished run under ``outputs`` that differs in the fewest settings, and in which, if they are few."""
+    near = []
+    for folder in find_unfinished(outputs):
+        try:
+            stored = OmegaConf.create(read_yaml(folder / CONFIG_FILE))
+            before = resolve(stored, Origins()).values
+        except (Rejected, OmegaConfBaseException, ValueError):
+            continue
+        lines = changes(_plain(before), _plain(config))
+        near += [(len(lines), f"{folder} differs in {', '.join(lines)}")] if 0 < len(lines) <= FEW else []
+    return min(near, default=(0, None))[1]
+
+
+def _plain(tree: Any) -> Any:
+    """As JSON has it, without what is empty: a checked configuration names groups that were left out."""
+    if isinstance(tree, Mapping):
+        inner = {str(key): _plain(value) for key, value in tree.items()}
+        return {key: value for key, value in inner.items() if value not in (None, {}, [])}
+    return [_plain(value) for value in tree] if isinstance(tree, list | tuple) else tree
 
 
 def _is_leaf(key: str, *trees: Mapping[str, Any]) -> bool:

@@ -16,6 +16,7 @@ from omegaconf import DictConfig
 
 from runner.config.arguments import command_line
 from runner.config.composer import HYDRA_VERSION_BASE, Composer
+from runner.config.continued import nearly_the_same
 from runner.config.experiment import PREEMPTED, NotStarted, Outcome, explain, run_experiment
 from runner.config.names import OUTPUTS, run_names
 from runner.config.origins import Origins
@@ -113,7 +114,7 @@ class Jobs:
         if problems:
             raise NotStarted("; ".join(map(str, problems)))
         algo, env = run_names(HydraConfig.get().runtime.choices, config, self.is_id_typed)
-        if config["resume"] == "auto" and (folder := find_resumable(config)):
+        if config["resume"] == "auto" and (folder := find_resumable(config, is_told=not self.is_sweep)):
             log.info("going on in %s", folder)
             job.folder = folder
             return run_experiment(config, folder, resume=True, algo=algo, env=env)
@@ -134,16 +135,24 @@ class Jobs:
         print("\n".join(rows), flush=True)
 
 
-def find_resumable(config: dict[str, Any]) -> Path | None:
-    """The one unfinished run with this configuration; raises ``Rejected`` where there are several."""
+def find_resumable(config: dict[str, Any], is_told: bool = False) -> Path | None:
+    """The one unfinished run with this configuration; raises ``Rejected`` where there are several.
+
+    Where there is none this is said, unless it was before: ``is_told``.
+    """
     found = find_unfinished(OUTPUTS, config_hash(config))
     if len(found) > 1:
         listed = ", ".join(map(str, found))
         raise Rejected([Problem("resume=auto", "command line", f"{len(found)} unfinished runs fit: {listed}",
                                 "choose one with resume=<folder>")])  # fmt: skip
-    for line in unreadable_runs(OUTPUTS) if not found else ():
+    if found or is_told:
+        return found[0] if found else None
+    for line in unreadable_runs(OUTPUTS):
         print(f"note: resume=auto passes over a run: {line}", file=sys.stderr, flush=True)
-    return found[0] if found else None
+    other = nearly_the_same(OUTPUTS, config)
+    words = "resume=auto finds no unfinished run with these settings, a new one begins"
+    print(f"note: {words}{f'; {other}' if other else ''}", file=sys.stderr, flush=True)
+    return None
 
 
 def report_failure(error: Exception, job: Job, is_sweep: bool) -> None:

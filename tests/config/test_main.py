@@ -163,8 +163,12 @@ def test_auto_starts_a_run_where_there_is_none_and_refuses_to_choose_between_two
     assert str(first) in answer.mistakes[0]
     assert str(second) in answer.mistakes[0]
     assert runs() == [first, second]
+    told = ask(*QUICK, "resume=auto", "seed=0", "optimizer.lr=3e-3").err
+    assert told.count("note: resume=auto finds no unfinished run with these settings, a new one begins; outputs/") == 1
+    assert "-s0 differs in optimizer.lr: 0.001 -> 0.003\n" in told.replace("-2 differs", " differs")
+    runs_before = len(runs())
     assert ask(*QUICK, "resume=auto", "seed=9").code == 0
-    assert len(runs()) == 3
+    assert len(runs()) == runs_before + 1
 
 
 @pytest.mark.parametrize(
