@@ -229,8 +229,21 @@ def _first_rows(path: Path, columns: list[str], count: int) -> Iterator[list[str
         header = next(reader, [])
         if header[: len(columns)] != columns:
             raise ValueError("its header is another one")
+        last: list[str] | None = None
         for _, row in zip(range(count), reader, strict=False):
-            yield row[: len(columns)]
+            if last is not None:
+                yield last[: len(columns)]
+            last = row
+        # Half of a row is none: the number that it ends with may be another one.
+        is_whole = next(reader, None) is not None or (_ends_with_newline(path) and len(last or ()) >= len(header))
+        if last is not None and is_whole:
+            yield last[: len(columns)]
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with open(path, "rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read() == b"\n"
 
 
 def _text(rows: Iterable[list[str]]) -> str:

@@ -145,6 +145,24 @@ def test_rows_lost_with_the_machine_are_counted(tmp_path, caplog):
     assert resumed.state_dict()["rows"] == 1
 
 
+@pytest.mark.parametrize("cut", [1, 2, 9])
+def test_half_of_a_row_is_no_row(tmp_path, caplog, cut):
+    logger = CSVLogger(tmp_path)
+    for step in (10, 20, 30):
+        logger.log_row(row(step, x=123.456))
+    state = logger.state_dict()
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(path.read_bytes()[:-cut])
+    resumed = CSVLogger(tmp_path)
+    resumed.load_state_dict(state)
+    resumed.log_row(row(40, x=1.0))
+    resumed.close("done")
+    assert [(one["env_steps"], one["x"]) for one in table(tmp_path)] == [
+        ("10", "123.456"), ("20", "123.456"), ("40", "1.0"),
+    ]  # fmt: skip
+    assert "only 2 of the 3 rows" in caplog.text
+
+
 def change_a_value(path):
     path.write_text(path.read_text().replace("0.5", "0.7"))
 
