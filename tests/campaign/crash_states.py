@@ -180,5 +180,7 @@ def _is_synced(steps: list[Step], index: int, cut: int) -> bool:
 
 
 def _torn(data: bytes, before: bytes, draw: random.Random) -> bytes:
-    at = draw.randint(0, len(data))
-    return data[:at] + (before[at:] if draw.random() < 0.5 else bytes(len(data) - at))
+    """A part of what was written; where the file has grown, what is missing may be zeros. What was there stays."""
+    at = draw.randint(len(os.path.commonprefix([data, before])), len(data))
+    rest = before[at:]
+    return data[:at] + (rest if draw.random() < 0.5 else rest + bytes(len(data) - at - len(rest)))
