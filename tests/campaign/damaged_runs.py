@@ -277,7 +277,7 @@ def judge(
 
 def lines_of(ended: Ended) -> list[str]:
     """What was printed, without warnings."""
-    return [line for line in ended.output.splitlines() if not line.startswith("warning: ")]
+    return [line for line in ended.output.splitlines() if not line.startswith(("warning: ", "go on "))]
 
 
 def is_told(damage: Damage, output: str) -> bool:

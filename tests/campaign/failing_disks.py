@@ -253,7 +253,7 @@ def finish(config: dict[str, Any], folder: Path) -> Ended:
 def wrong_with_run(watched: Watched, config: dict[str, Any], folder: Path, whole: Any) -> list[str]:
     """A run ends well, or with one line; gone on with, it is the run that had no fault."""
     ended = watched.ended
-    lines = [line for line in ended.output.splitlines() if not line.startswith("warning: ")]
+    lines = [line for line in ended.output.splitlines() if not line.startswith(("warning: ", "go on "))]
     problems = [f"traceback: {ended.output[-600:]}"] if "Traceback" in ended.output else []
     if ended.code not in (0, 1, 2, 3):
         problems.append(f"exit {ended.code}: {ended.output[-400:]}")
