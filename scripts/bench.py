@@ -94,9 +94,15 @@ def switch(name: str) -> Callable[[Arguments], None]:
     def compare(arguments: Arguments) -> None:
         from scripts.benchmark.switches import compare_switch
 
-        compare_switch(name, arguments.steps, arguments.rounds or 5, arguments.overrides)
+        compare_switch(name, arguments.steps, arguments.rounds or 60, arguments.overrides)
 
     return compare
+
+
+def compile_(arguments: Arguments) -> None:
+    from scripts.benchmark.switches import compare_compile
+
+    compare_compile(arguments.steps, arguments.rounds or 3, arguments.overrides)
 
 
 def start(arguments: Arguments) -> None:
@@ -124,7 +130,8 @@ ACTIONS: dict[str, Callable[[Arguments], None]] = {
     "start": start,
     "replay": replay,
     "memmap": memmap,
-    **{name: switch(name) for name in ("logging", "checkpoints", "compile")},
+    "compile": compile_,
+    **{name: switch(name) for name in ("logging", "checkpoints")},
 }
 
 if __name__ == "__main__":

@@ -118,6 +118,8 @@ def test_what_a_killed_process_left_is_ignored_and_removed_at_the_next_save(stor
     save_at(store, 10)
     left = store.folder / f"step-20.tmp-{dead_pid()}-0123abcd"
     shutil.copytree(store.folder / "step-10", left)
+    nobodys = store.folder / "step-20.tmp-99999999999999999999-0123abcd"
+    nobodys.mkdir()
     alive = store.folder / f"step-20.tmp-{os.getppid()}-0123abcd"
     alive.mkdir()
     assert loaded_step(store) == 10

@@ -49,7 +49,7 @@ def test_a_recipe_and_the_work_of_the_peers_are_the_same(case):
 
 def test_a_measured_run_counts_its_window_and_its_returns(tmp_path):
     work = Work(3, 600, [8], batch_size=8, train_every=10, learning_starts=100, buffer_size=500)
-    extra = ["experiment=cleanrl_dqn_cartpole", "network.hidden=[8]", "checkpoint.every.env_steps=100", "saves"]
+    extra = ["experiment=cleanrl_dqn_cartpole", "network.hidden=[8]", "checkpoint.every.env_steps=100"]
     extra += [
         "source.warmup=100",
         "evaluation.final_episodes=2",
@@ -66,11 +66,24 @@ def test_a_measured_run_counts_its_window_and_its_returns(tmp_path):
     assert result["env_steps"] == 300
     assert result["cpu"] > 0
     assert result["wall"] > 0
-    assert len(result["save_ms"]) == 5  # the last checkpoint is no part of the loop
     (table,) = (tmp_path / "outputs").glob("*/*/metrics.csv")
     with table.open() as file:
         row = next(csv.DictReader(file))
     assert result["train_return"] == pytest.approx(float(row["train/return_mean"]), rel=0.3)  # 60 env steps fewer
+
+
+def test_two_variants_take_turns_and_each_save_is_clocked(tmp_path):
+    common = ["experiment=cleanrl_dqn_cartpole", "network.hidden=[8]", "source.warmup=100", "logger=csv"]
+    variants = [[*common, "checkpoint.every.env_steps=1000000"], [*common, "checkpoint.every.env_steps=100"]]
+    order = json.dumps({"variants": variants, "warm_up": 200, "env_steps": 200, "pairs": 3})
+    command = [sys.executable, "-m", "scripts.benchmark.sides", str(tmp_path / "result.json"), order]
+    settings = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=settings, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert [len(side) for side in result["stretches"]] == [3, 3]
+    assert all(stretch["wall"] > 0 and stretch["cpu"] > 0 for side in result["stretches"] for stretch in side)
+    assert [len(save_ms) for save_ms in result["save_ms"]] == [0, 6]
 
 
 def test_a_peer_without_its_environment_is_named_before_anything_is_measured(monkeypatch, tmp_path, capsys):
