@@ -17,6 +17,7 @@ import torch
 import torch._inductor
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, fx, nn, optim
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -300,14 +301,15 @@ def _multiply_before_adding(graph: fx.GraphModule) -> None:
 def _compile_graph(graph: fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Sequence[Tensor]]:
     """By torch's compiler; on a GPU it is asked to record the calls in a CUDA graph."""
     options = {"triton.cudagraphs": inputs[0].is_cuda}
-    with _own_cache():
+    with own_cache():
         return torch._inductor.compile(copy.deepcopy(graph), [*_cloned(inputs)], options=options)
 
 
 @contextmanager
-def _own_cache() -> Iterator[None]:
+def own_cache() -> Iterator[None]:
     """Compiled code is kept where only this user can put any: torch's own choice is a folder in ``/tmp``."""
-    if CACHE in os.environ:
+    before = os.environ.get(CACHE)
+    if before not in (None, default_cache_dir()):  # torch writes its choice there, too
         yield
         return
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -317,7 +319,7 @@ def _own_cache() -> Iterator[None]:
     try:
         yield
     finally:
-        del os.environ[CACHE]
+        os.environ[CACHE] = before or default_cache_dir()
 
 
 def _check_parity(ours: Recorded, holder: nn.Module, optimization: Optimization, batch: TensorDictBase) -> None:

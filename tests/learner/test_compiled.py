@@ -2,13 +2,17 @@
 
 import copy
 import logging
+import os
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from runner.learner.approximation import Approximation
+from runner.learner.compiled import CACHE, own_cache
 from runner.learner.gradients import Clip
 from runner.learner.learner import Learner, Module
 from runner.learner.optimization import Optimization
@@ -196,6 +200,20 @@ def test_an_optimizer_that_turns_out_to_begin_otherwise_is_left_as_it_is(caplog)
     run(compiled, range(4)), run(plain, range(4))
     assert "computes something else" in caplog.text
     assert all(torch.equal(*pair) for pair in zip(weights(compiled), weights(plain), strict=True))
+
+
+@pytest.mark.parametrize("before", [None, default_cache_dir()])
+def test_compiled_code_is_kept_where_only_this_user_writes(before, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv(CACHE, before) if before else monkeypatch.delenv(CACHE, raising=False)
+    with own_cache():
+        folder = Path(os.environ[CACHE])
+    assert folder.is_relative_to(tmp_path)
+    assert folder.stat().st_mode & 0o077 == 0
+    assert os.environ[CACHE] == default_cache_dir()
+    monkeypatch.setenv(CACHE, "elsewhere")
+    with own_cache():
+        assert os.environ[CACHE] == "elsewhere"
 
 
 def test_what_cannot_be_compiled_is_done_step_by_step_and_a_warning_says_so(caplog):
