@@ -181,6 +181,8 @@ def _is_synced(steps: list[Step], index: int, cut: int) -> bool:
 
 def _torn(data: bytes, before: bytes, draw: random.Random) -> bytes:
     """A part of what was written; where the file has grown, what is missing may be zeros. What was there stays."""
-    at = draw.randint(len(os.path.commonprefix([data, before])), len(data))
+    pairs = enumerate(zip(data, before, strict=False))
+    same = next((index for index, (new, old) in pairs if new != old), min(len(data), len(before)))
+    at = draw.randint(same, len(data))
     rest = before[at:]
     return data[:at] + (rest if draw.random() < 0.5 else rest + bytes(len(data) - at - len(rest)))
