@@ -357,7 +357,7 @@ def test_what_cannot_be_written_to_the_file_is_kept_for_later(uri, run, caplog):
     logger.log_row(row(4))
     logger.close("done")
     assert steps_of(uri, logger.run_id) == once(1, 2, 3, 4)
-    assert ["cannot be written" in line for line in warnings_in(caplog)] == [True]
+    assert sum("cannot be written" in line for line in warnings_in(caplog)) == 1  # the sender may miss the file, too
 
 
 def test_the_address_is_the_argument_or_the_environment_or_the_default(run, monkeypatch, tmp_path):
