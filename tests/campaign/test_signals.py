@@ -78,7 +78,7 @@ def stop_while_starting(draw, seconds, folder):
     child.send(number)
     sent = time.monotonic()
     assert child.wait(DEADLINE_SECONDS) == PREEMPTED, child.output()
-    said = [line for line in child.output().splitlines() if line and not line.startswith("$")]
+    said = [line for line in child.output().splitlines() if line and not line.startswith(("$", "note: "))]
     runs = list(folder.parent.glob("outputs/*/*/run.json"))
     if not runs:
         assert said == [f"{number.name}: stopped; no run was under way"]
