@@ -1,4 +1,6 @@
-"""Words of others, made fit to be shown."""
+"""Words of others, made fit to be shown, and the words with which we were started."""
+
+import os
 
 
 def legible(text: str, most: int = 400) -> str:
@@ -6,3 +8,8 @@ def legible(text: str, most: int = 400) -> str:
     words = " ".join(text[: most + 1].split())
     shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in words)
     return shown if len(text) <= most else f"{shown[:most]}..."
+
+
+def own_command() -> str:
+    """How this program is started here, for the lines that say what to type next."""
+    return os.environ.get("HOOKLINE_COMMAND", "python run.py")

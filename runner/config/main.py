@@ -14,7 +14,7 @@ from runner.config.composer import HYDRA_VERSION_BASE, Composer
 from runner.config.help import help_text
 from runner.config.names import folder_of_run, folder_of_sweep, quote, run_names
 from runner.config.overrides import parse_overrides
-from runner.config.report import COMMAND_LINE, Problem, Rejected, did_you_mean, nearest, show
+from runner.config.report import COMMAND_LINE, ENVIRONMENT, Problem, Rejected, did_you_mean, nearest, show
 from runner.config.resume import resume
 from runner.config.signals import end_with, read_grace_seconds, remove_if_unstarted, stop_at_once
 from runner.config.sync import folder_to_sync, sync
@@ -121,7 +121,7 @@ def _check_grace() -> None:
         read_grace_seconds()
     except ValueError as error:
         name, _, words = str(error).rpartition(": ")
-        raise Rejected([Problem(name, "environment", words)]) from None
+        raise Rejected([Problem(name, ENVIRONMENT, words)]) from None
 
 
 def _folders(arguments: Arguments, checked: Checked) -> list[str]:

@@ -6,16 +6,15 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from runner.config.origins import Origins
-from runner.config.report import Problem, did_you_mean, nearest
+from runner.config.report import ENVIRONMENT, Problem, did_you_mean, nearest
 from runner.config.schema import TARGET
 from runner.config.signature import read_signature
 from runner.config.tree import lookup
 from runner.config.words import literals
+from runner.loggers.mlflow_process import LOGGER
 
-ENVIRONMENT = "environment"
 BACKEND = "CKPT_BACKEND"
 TRACKING_URI = "MLFLOW_TRACKING_URI"
-MLFLOW = "runner.loggers.mlflow.MLFlowLogger"
 SCHEMES = ("http", "https", "file", "sqlite", "mysql", "postgresql", "mssql", "databricks", "databricks-uc", "uc")
 """How the addresses begin that MLflow takes, but for the paths of folders."""
 
@@ -67,7 +66,7 @@ def _of_backend(config: Mapping[str, Any]) -> Iterator[Problem]:
 def _of_addresses(config: Mapping[str, Any], origins: Origins) -> Iterator[Problem]:
     loggers = config.get("logger")
     for name, node in loggers.items() if isinstance(loggers, Mapping) else ():
-        if isinstance(node, Mapping) and node.get(TARGET) == MLFLOW:
+        if isinstance(node, Mapping) and node.get(TARGET) == LOGGER:
             key, typed = f"logger.{name}.tracking_uri", node.get("tracking_uri")
             shown, origin = (key, origins.of(key)) if typed else (TRACKING_URI, ENVIRONMENT)
             uri = typed or os.environ.get(TRACKING_URI)

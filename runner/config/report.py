@@ -9,6 +9,9 @@ from typing import Any
 from runner.text import legible
 
 COMMAND_LINE = "command line"
+ENVIRONMENT = "environment"
+MOST_PROBLEMS = 10
+"""Of a stored configuration: whoever made it may have made thousands."""
 FEW = 12
 
 

@@ -17,14 +17,14 @@ from runner.config.groups import choose, usable_choices
 from runner.config.keys import check_key
 from runner.config.origins import read_stored_origins
 from runner.config.overrides import Typed, apply, parse_overrides, repeated
-from runner.config.report import COMMAND_LINE, Problem, Rejected
+from runner.config.report import COMMAND_LINE, MOST_PROBLEMS, Problem, Rejected
 from runner.config.rewrite import replace_units, without_null_groups
 from runner.config.schema import TARGET
 from runner.config.stored import read_yaml
 from runner.config.targets import CONF
 from runner.config.tree import lookup
-from runner.config.trust import ADDRESSES, MOST_PROBLEMS, forbidden_problems, targets_of, unnameable_problems
-from runner.config.validate import check_values, resolve
+from runner.config.trust import ADDRESSES, forbidden_problems, targets_of, unnameable_problems
+from runner.config.validate import Resolved, check_values, resolve
 from runner.runs import CONFIG_FILE, RunFolder, is_config_changed, read_run
 
 FIXED_GROUPS = ("algo", "env", "network", "experiment", "tuned")
@@ -125,8 +125,9 @@ class _Resume:
             problem = apply(tree, item, item.values[0] if item.values else None)
             self._problems += [problem] if problem else []
         self._set_own_keys(tree, accepted)
-        config = self._check(tree)
-        before, after = (resolve(one, self._origins).values for one in (OmegaConf.create(self._stored), tree))
+        resolved = resolve(tree, self._origins)
+        config = self._check(resolved)
+        before, after = resolve(OmegaConf.create(self._stored), self._origins).values, resolved.values
         if not self._problems and has_checkpoint(record, self._folder):
             self._problems += misfits(before, after, self._origins)
         if self._problems:
@@ -186,9 +187,8 @@ class _Resume:
                     OmegaConf.update(tree, key, None)
                     print(f"note: {key} is not read back from a run: type it, to connect there", file=sys.stderr)
 
-    def _check(self, tree: DictConfig) -> dict[str, Any]:
+    def _check(self, resolved: Resolved) -> dict[str, Any]:
         """Names before values before identities: nothing that is not trusted is imported."""
-        resolved = resolve(tree, self._origins)
         listed = resolved.values["trust"]
         trust = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
         origin, typed = str(self._path), self._origins.typed

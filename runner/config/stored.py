@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from runner.config.report import Problem, Rejected
+from runner.config.report import MOST_PROBLEMS, Problem, Rejected
 from runner.config.tree import LINK, lookup
 from runner.runs import MENDED
 
@@ -15,7 +15,6 @@ MOST_DEPTH = 32
 MOST_EXPANDED = 2**20
 """Characters, once every interpolation is followed: one that repeats one that repeats one can fill any memory."""
 LARGEST_INTEGER = 2**63
-MOST_PROBLEMS = 10
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """What a person is told before a run (``explain=true``) and after it."""
 
-import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from runner.config.trust import packages_to_trust
 from runner.evaluation import Evaluated
 from runner.hook import POINTS
 from runner.runs import RunFolder
+from runner.text import own_command
 
 
 def explain_schedule(config: Config, experiment: Experiment) -> str:
@@ -109,7 +109,7 @@ def _is_full(experiment: Experiment) -> bool:
 
 def go_on(config: Config, folder: Path) -> str:
     """The line that says what to type to go on with a run."""
-    return f"go on       {_command()} resume={shlex.quote(str(shown(folder)))}{_trust(config)}"
+    return f"go on       {own_command()} resume={shlex.quote(str(shown(folder)))}{_trust(config)}"
 
 
 def _trust(config: Config) -> str:
@@ -124,11 +124,7 @@ def _ways_to_look(experiment: Experiment) -> list[str]:
 
 def command_to(*words: str) -> str:
     """What to type to have these words done."""
-    return f"{_command()} {shlex.join(words)}"
-
-
-def _command() -> str:
-    return os.environ.get("HOOKLINE_COMMAND", "python run.py")
+    return f"{own_command()} {shlex.join(words)}"
 
 
 def shown(path: Path) -> Path:

@@ -6,7 +6,7 @@ from pathlib import Path
 from runner.config.arguments import Arguments
 from runner.config.folder import check_folder
 from runner.config.relations import wrong_address
-from runner.config.report import COMMAND_LINE, Problem, Rejected
+from runner.config.report import COMMAND_LINE, ENVIRONMENT, Problem, Rejected
 from runner.loggers.journal import JOURNAL, read_lines
 from runner.loggers.mlflow_client import FOLDER, MARK, first_line
 from runner.loggers.mlflow_database import address, without_password
@@ -37,7 +37,7 @@ def sync(arguments: Arguments, folder: Path) -> int:
     typed = [text.removeprefix(ADDRESS) for text in arguments.overrides if text.startswith(ADDRESS)]
     uri = address(typed[-1] if typed else None)
     if wrong := wrong_address(uri):
-        raise Rejected([Problem(uri, COMMAND_LINE if typed else "environment", *wrong)])
+        raise Rejected([Problem(uri, COMMAND_LINE if typed else ENVIRONMENT, *wrong)])
     run = _open(folder)
     try:
         if not typed:

@@ -10,7 +10,6 @@ from runner.config.targets import LIBRARIES, TargetError, begins, is_allowed, is
 
 ADDRESSES = ("tracking_uri",)
 """Settings that say where to connect to: read back from a folder, they would choose a host, or a file, for us."""
-MOST_PROBLEMS = 10
 
 
 def nodes_of(tree: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -1,7 +1,6 @@
 """Metric rows, parameters and status as runs of MLflow: written to a file here, sent from there by another process."""
 
 import logging
-import os
 import shlex
 import shutil
 import socket
@@ -17,6 +16,7 @@ from runner.loggers.mlflow_database import address, default_address, without_pas
 from runner.loggers.mlflow_process import Link
 from runner.loggers.mlflow_sender import STATUSES
 from runner.spec import CLOCKS, Deferred, StateDict
+from runner.text import own_command
 
 logger = logging.getLogger(__name__)
 
@@ -188,7 +188,7 @@ def _sync_command(folder: Path, uri: str) -> str:
     """What to type to send what is unsent to where it was to go, whatever the environment says then."""
     words = [f"sync={_shown(folder)}"]
     words += [f"logger.mlflow.tracking_uri={without_password(uri)}"] if uri != default_address() else []
-    return f"{os.environ.get('HOOKLINE_COMMAND', 'python run.py')} {shlex.join(words)}"
+    return f"{own_command()} {shlex.join(words)}"
 
 
 def _name(folder: Path) -> str:

@@ -73,7 +73,6 @@ class Meter:
     def __init__(self, order: Order) -> None:
         self.order = order
         self.lengths: list[int] = []
-        self.extra: dict[str, Any] = {}
         self._marks: list[tuple[float, float, float]] = []
         self._env_steps = self._episode_began = 0
         self._due = iter([*order.work.window, 0])
@@ -130,7 +129,7 @@ class Meter:
             "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "versions": {name: version(name) for name in (*packages, "torch", "gymnasium", "numpy")},
         }
-        Path(self.order.result).write_text(json.dumps(result | self.extra))
+        Path(self.order.result).write_text(json.dumps(result))
 
 
 def seconds_of_children() -> float:
