@@ -25,11 +25,10 @@ from runner.learner.optimization import Optimization
 from runner.learner.optimizers import Adam
 from runner.learner.tracing import (
     MOST_PROGRAMS,
+    ByShape,
     Evaluate,
-    Holder,
     Inputs,
     Recorded,
-    circumstances_of,
     describe,
     drop_unread_inputs,
     leaves,
@@ -75,15 +74,10 @@ class CompiledUpdate(NamedTuple):
         return Recorded.of(outputs, None, metrics, (moving, values[told:]))
 
 
-class UpdateCompiler:
-    """Works out an optimization's updates by compiled functions, one for each shape of batch.
+class UpdateCompiler(ByShape[CompiledUpdate]):
+    """Works out an optimization's whole updates by compiled functions; nothing moves before one is applied.
 
     What cannot be compiled is left to others: then it returns ``None``, and says so once in the log.
-
-    Args:
-        evaluate: a pure function of the batch and of ``networks``.
-        networks: all modules whose parameters it reads.
-        settings: plain values it depends on.
     """
 
     def __init__(
@@ -93,19 +87,13 @@ class UpdateCompiler:
         optimization: Optimization,
         settings: Mapping[str, Any],
     ) -> None:
-        self.optimization, self.settings = optimization, settings
-        self._holder = Holder(networks, evaluate)
-        self._parameters = list(self._holder.parameters())
-        self._modules = list(self._holder.modules())
+        super().__init__(evaluate, networks, optimization, settings)
         self._places: list[int] = []
         self._weights: list[Tensor] = []
         self._lr = torch.zeros((), device=self._parameters[0].device)
-        self._updates: list[CompiledUpdate] = []
-        self._circumstances: Any = None
         self._compilations = 0
         self._moments: list[Tensor] = []
         self._moments_of: Any = None
-        self._is_hopeless = False
         if (reason := self._why_not()) is not None:
             self._give_up(reason)
 
@@ -115,36 +103,20 @@ class UpdateCompiler:
             return f"nothing is known of {type(optimizer).__name__}"
         if len(optimizer.param_groups) != 1:
             return "its optimizer has several parameter groups"
-        return "a network has buffers" if any(True for _ in self._holder.buffers()) else None
+        return "a network has buffers" if self._has_buffers else None
 
     def _give_up(self, reason: str) -> None:
         self._is_hopeless = True
         log.warning("compile=update: %s is not compiled (%s)", self.optimization.name, reason)
 
-    def __call__(self, batch: TensorDictBase) -> Recorded | None:
-        """The update by ``batch``; nothing moves before it is applied."""
-        if self._is_hopeless:
-            return None
-        circumstances = self._look()
-        if circumstances != self._circumstances:
-            self._updates, self._circumstances = [], circumstances
-        present = leaves(batch)
-        for update in self._updates:
-            data = update.inputs.read(batch, present)
-            if data is not None:
-                return self._run(update, data)
-        made = self._compile(batch)
-        return None if made is None else self._run(made, [batch.get(key) for key in made.inputs.keys])
-
     def _look(self) -> Any:
-        """What a compiled update takes for given besides its inputs."""
         (group,) = self.optimization.optimizer.param_groups
         values = {name: value for name, value in group.items() if name not in ("lr", "initial_lr", "params")}
         clip = self.optimization.clip
         rules = (values, None if clip is None else (clip.max, clip.by), self.optimization.non_finite)
-        return rules, circumstances_of(self.optimization, self.settings, self._modules, self._parameters)
+        return rules, super()._look()
 
-    def _run(self, update: CompiledUpdate, data: Sequence[Tensor]) -> Recorded:
+    def _run(self, program: CompiledUpdate, data: Sequence[Tensor]) -> Recorded:
         optimizer = self.optimization.optimizer
         places = [one.data_ptr() for one in self._parameters]
         if self._moments_of is not optimizer.state or places != self._places:  # the first time, and after a load
@@ -152,7 +124,11 @@ class UpdateCompiler:
             self._moments, self._moments_of = _moments_in(optimizer, self.optimization.parameters), optimizer.state
         self._lr.fill_(optimizer.param_groups[0]["lr"])
         moving = [*(one.detach() for one in self.optimization.parameters), *self._moments]
-        return update(self._weights, data, [*self._moments, self._lr], moving)
+        return program(self._weights, data, [*self._moments, self._lr], moving)
+
+    def _first(self, batch: TensorDictBase) -> Recorded | None:
+        made = self._compile(batch)
+        return None if made is None else self._run(made, [batch.get(key) for key in made.inputs.keys])
 
     def _compile(self, batch: TensorDictBase) -> CompiledUpdate | None:
         """An update for batches like this one; the optimizer is given a state once it is known to be of use."""
@@ -169,7 +145,7 @@ class UpdateCompiler:
             return None
         if not optimizer.state:
             optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-        self._updates.append(update)
+        self._programs.append(update)
         return update
 
 

@@ -5,10 +5,11 @@ program makes the very same kernel calls in the same order: its results are thos
 """
 
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import BuiltinFunctionType, MappingProxyType, MethodDescriptorType
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -75,6 +76,16 @@ class Inputs(NamedTuple):
         return data if [(part.shape, part.dtype) for part in data] == self.kinds else None
 
 
+class HasInputs(Protocol):
+    """A program, and what it reads from a batch."""
+
+    @property
+    def inputs(self) -> Inputs: ...
+
+
+P = TypeVar("P", bound=HasInputs)
+
+
 class Program(NamedTuple):
     """A recorded function of parameters and inputs."""
 
@@ -90,11 +101,8 @@ class Program(NamedTuple):
         return Recorded.of(losses, list(values[len(outputs) :]))
 
 
-class GradientTracer:
-    """Computes an optimization's losses and gradients by recorded programs, one for each shape of batch.
-
-    What cannot be recorded (a loss whose course depends on numbers in the batch, networks with buffers) is left to
-    autograd: the tracer then returns ``None``, and says so once in the log.
+class ByShape(ABC, Generic[P]):
+    """Works an optimization's updates out by programs, one for each shape of batch; ``None`` leaves one to others.
 
     Args:
         evaluate: a pure function of the batch and of ``networks``.
@@ -113,14 +121,14 @@ class GradientTracer:
         self._holder = Holder(networks, evaluate)
         self._parameters = list(self._holder.parameters())
         self._modules = list(self._holder.modules())
-        self._programs: list[Program] = []
+        self._programs: list[P] = []
         self._circumstances: Any = None
-        self._is_hopeless = any(True for _ in self._holder.buffers())
+        self._has_buffers = self._is_hopeless = any(True for _ in self._holder.buffers())
 
     def __call__(self, batch: TensorDictBase) -> Recorded | None:
         if self._is_hopeless:
             return None
-        circumstances = circumstances_of(self.optimization, self.settings, self._modules, self._parameters)
+        circumstances = self._look()
         if circumstances != self._circumstances:
             self._circumstances = circumstances
             self._programs.clear()
@@ -128,9 +136,39 @@ class GradientTracer:
         for program in self._programs:
             data = program.inputs.read(batch, present)
             if data is not None:
-                return program(data)
+                return self._run(program, data)
+        return self._first(batch)
+
+    def _look(self) -> Any:
+        """What a program takes for given besides its inputs."""
+        return (
+            dict(self.settings),
+            dict(self.optimization.loss_weights),
+            [module.training for module in self._modules],
+            [parameter.requires_grad for parameter in self._parameters],
+        )
+
+    @abstractmethod
+    def _run(self, program: P, data: Sequence[Tensor]) -> Recorded:
+        """What a program makes of its inputs."""
+
+    @abstractmethod
+    def _first(self, batch: TensorDictBase) -> Recorded | None:
+        """A batch that no program is for: it may be given one."""
+
+
+class GradientTracer(ByShape[Program]):
+    """Computes an optimization's losses and gradients by recorded programs.
+
+    What cannot be recorded (a loss whose course depends on numbers in the batch, networks with buffers) is left to
+    autograd: the tracer then returns ``None``, and says so once in the log.
+    """
+
+    def _run(self, program: Program, data: Sequence[Tensor]) -> Recorded:
+        return program(data)
+
+    def _first(self, batch: TensorDictBase) -> None:
         self._record(batch)
-        return None
 
     def _record(self, batch: TensorDictBase) -> None:
         """Record a program for batches like this one, if it computes what autograd does; this batch is autograd's."""
@@ -150,21 +188,6 @@ class GradientTracer:
             self._is_hopeless = True
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             log.info("%s: updates are left to autograd (%s)", self.optimization.name, reason)
-
-
-def circumstances_of(
-    optimization: Optimization,
-    settings: Mapping[str, Any],
-    modules: Sequence[nn.Module],
-    parameters: Sequence[Tensor],
-) -> Any:
-    """What a program takes for given besides its inputs."""
-    return (
-        dict(settings),
-        dict(optimization.loss_weights),
-        [module.training for module in modules],
-        [parameter.requires_grad for parameter in parameters],
-    )
 
 
 class Holder(nn.Module):

@@ -85,13 +85,8 @@ def collect(config: dict[str, Any], steps: int, is_random: bool) -> Measured:
 def train(config: dict[str, Any], steps: int, is_split: bool = False) -> tuple[Measured, dict[str, float], float]:
     """Train past the warm-up, then measure; with ``is_split`` also how the time divides into phases."""
     with tempfile.TemporaryDirectory() as folder:
-        logger = {**config["logger"]}
-        if "mlflow" in logger:
-            logger["mlflow"] = {**logger["mlflow"], "tracking_uri": f"sqlite:///{folder}/mlflow.db"}
-        config = {**config, "logger": logger}
-        experiment = assemble(config, open_run(config, Path(folder), resume=False, algo="bench", env="bench"))
+        experiment = begin_in(Path(folder), config)
         trainer = experiment.trainer
-        trainer.metrics.log_hparams(config)
         _train_until(experiment, experiment.source.warmup + 2_000)
         phases: defaultdict[str, float] = defaultdict(float)
         if is_split:
@@ -104,6 +99,17 @@ def train(config: dict[str, Any], steps: int, is_split: bool = False) -> tuple[M
         final_return = float(experiment.evaluation.run().returns.mean())
         trainer.metrics.close("done")
         return measured, {phase: phases[phase] for phase in PHASES}, final_return
+
+
+def begin_in(folder: Path, config: dict[str, Any]) -> Experiment:
+    """A run with everything it has for a user, which writes only in ``folder``."""
+    logger = {**config["logger"]}
+    if "mlflow" in logger:
+        logger["mlflow"] = {**logger["mlflow"], "tracking_uri": f"sqlite:///{folder}/mlflow.db"}
+    config = {**config, "logger": logger}
+    experiment = assemble(config, open_run(config, folder, resume=False, algo="bench", env="bench"))
+    experiment.trainer.metrics.log_hparams(config)
+    return experiment
 
 
 def _train_until(experiment: Experiment, env_steps: int) -> None:

@@ -1,4 +1,4 @@
-"""Two variants of one run in one process, a stretch of each in turn, a thousand times: for costs of a few per cent.
+"""Two variants of one run in one process, a stretch of each in turn, many times: for costs of a few per cent.
 
 A machine's speed drifts by more than that within a minute; two stretches beside each other drift together.
 Arguments: the file for the result, and an ``Order`` as JSON.
@@ -16,9 +16,8 @@ import torch
 from tensordict import TensorDictBase
 
 from runner.config.arguments import parse_arguments
-from runner.config.assemble import assemble
 from runner.config.check import check
-from runner.config.experiment import open_run
+from scripts.benchmark.rates import begin_in
 
 
 @dataclass(frozen=True)
@@ -42,13 +41,7 @@ class Side:
         folder.mkdir()
         config = check(parse_arguments([*overrides, "total_frames=1000000000"])).config
         torch.set_num_threads(config["threads"])
-        logger = {**config["logger"]}
-        if "mlflow" in logger:
-            logger["mlflow"] = {**logger["mlflow"], "tracking_uri": f"sqlite:///{folder}/mlflow.db"}
-        config = {**config, "logger": logger}
-        run = open_run(config, folder, resume=False, algo="bench", env="bench")
-        self.trainer = assemble(config, run).trainer
-        self.trainer.metrics.log_hparams(config)
+        self.trainer = begin_in(folder, config).trainer
         self.trainer.register_op("post_steps_log", self._stop)
         self.save_ms: list[float] = []
         self._save, self._until = self.trainer._save_in_background, 0

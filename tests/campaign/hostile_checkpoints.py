@@ -207,6 +207,17 @@ def _fill(byte: int) -> Callable[[Path], None]:
 
 def manifest_payloads() -> Iterator[Payload]:
     """Manifests: lists of files that lead elsewhere, numbers, names and texts to be printed."""
+    yield from _listed_payloads()
+    yield from _field_payloads()
+    for name, raw in json_texts():
+        yield Payload("json", f"manifest.json: {name}", text("manifest.json", raw, sealed=False), expect=BACK)
+        yield Payload("json", f"state.json: {name}", text("state.json", raw), expect=BACK)
+        yield Payload("json", f"snapshot index: {name}", text("payload/.snapshot_metadata", raw), expect=BACK)
+    yield from _name_payloads()
+
+
+def _listed_payloads() -> Iterator[Payload]:
+    """Files that a manifest lists, by names that lead elsewhere or are none."""
     names = (
         "../../../secret/bashrc",
         "/etc/passwd",
@@ -227,6 +238,10 @@ def manifest_payloads() -> Iterator[Payload]:
     for name in names:
         change = _listed(name)
         yield Payload("manifest", f"lists {name[:24]!r}", manifest(change), expect=BACK)
+
+
+def _field_payloads() -> Iterator[Payload]:
+    """Fields of a manifest with values of another kind or size than is written there."""
     fields: dict[str, Any] = {
         "backend": "pickle",
         "backend ": "../x",
@@ -252,10 +267,10 @@ def manifest_payloads() -> Iterator[Payload]:
             f"{name.strip()} is {str(value)[:16]!r}",
             manifest(lambda found, name=name, value=value: found | {name.strip(): value}),
         )
-    for name, raw in json_texts():
-        yield Payload("json", f"manifest.json: {name}", text("manifest.json", raw, sealed=False), expect=BACK)
-        yield Payload("json", f"state.json: {name}", text("state.json", raw), expect=BACK)
-        yield Payload("json", f"snapshot index: {name}", text("payload/.snapshot_metadata", raw), expect=BACK)
+
+
+def _name_payloads() -> Iterator[Payload]:
+    """Folders and files of a checkpoint that are called like nothing we write."""
     for step in (
         "step-999999999999999999",
         "step-1٣",

@@ -179,6 +179,12 @@ def _tarred() -> bytes:
 
 def special_payloads() -> Iterator[Payload]:
     """Links out of the folder, in circles and to devices; pipes, sockets, devices, folders; names given twice."""
+    yield from _link_payloads()
+    yield from _pipe_payloads()
+    yield from _folder_payloads()
+
+
+def _link_payloads() -> Iterator[Payload]:
     names = sorted({*READ, *WRITTEN, ".hydra", "ckpt", "ckpt/newest", "ckpt/newest/payload"})
     for name in names:
         template = "mlflow" if "mlflow" in name else "torchsnapshot"
@@ -205,6 +211,9 @@ def special_payloads() -> Iterator[Payload]:
     yield Payload("link", "a folder to itself", lambda run: os.symlink(".", run / "loop"))
     yield Payload("link", "ckpt to itself", _link("ckpt", "ckpt"))
     yield Payload("link", "a second name of a file outside", _hard_link)
+
+
+def _pipe_payloads() -> Iterator[Payload]:
     for name in (
         "run.json",
         ".hydra/config.yaml",
@@ -223,6 +232,9 @@ def special_payloads() -> Iterator[Payload]:
         yield Payload("pipe", f"{name} is a pipe", _make(name, os.mkfifo), template=template)
     yield Payload("pipe", "run.log is a socket", _make("run.log", _socket))
     yield Payload("pipe", "a device in the folder", _make("ckpt/newest/payload/x", _device))
+
+
+def _folder_payloads() -> Iterator[Payload]:
     for name in (
         "run.json",
         ".hydra/config.yaml",

@@ -55,7 +55,7 @@ def run(learner, updates):
 
 def is_compiled(learner):
     (recorders,) = learner._recorders.values()
-    return len(recorders[0]._updates) == 1
+    return len(recorders[0]._programs) == 1
 
 
 def tensors(tree):

@@ -128,13 +128,19 @@ def test_after_a_kill_every_value_is_there_once(uri, run, state_is_taken):
     assert os.listdir(run.path) == []
 
 
-def test_a_resumed_run_is_running_again(uri, run):
+def preempted_and_resumed(uri, run):
+    """The logger of a run that was preempted after its first row, and the one that goes on with it."""
     first = MLFlowLogger(run, tracking_uri=uri)
     first.log_row(row(1))
     state = saved(first)
     first.close("preempted")
     resumed = MLFlowLogger(run, tracking_uri=uri)
     resumed.load_state_dict(state | {"run_id": first.run_id})
+    return first, resumed
+
+
+def test_a_resumed_run_is_running_again(uri, run):
+    first, resumed = preempted_and_resumed(uri, run)
     resumed.log_row(row(2))
     wait_until_sent(resumed)
     assert client_of(uri).get_run(first.run_id).info.status == "RUNNING"
@@ -176,12 +182,7 @@ def test_two_rows_of_one_step_are_both_there_after_a_kill(uri, run):
 
 
 def test_two_rows_of_one_step_are_both_there_where_the_run_was_preempted_in_between(uri, run):
-    first = MLFlowLogger(run, tracking_uri=uri)
-    first.log_row(row(1))
-    state = saved(first)
-    first.close("preempted")
-    resumed = MLFlowLogger(run, tracking_uri=uri)
-    resumed.load_state_dict(state | {"run_id": first.run_id})
+    first, resumed = preempted_and_resumed(uri, run)
     resumed.log_row(row(1))
     resumed.close("done")
     assert steps_of(uri, first.run_id) == {2: 2}
