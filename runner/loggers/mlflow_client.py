@@ -147,8 +147,9 @@ class Connection:
                 refused.append((part[0], error))
                 if not taken and (len(refused) > MAX_REFUSALS or not waiting):
                     raise error
-        for metric, error in refused:
-            logger.warning("MLflow refuses %s = %r: %s", metric.key, metric.value, first_line(error))
+        for metric, _ in refused:  # asked once more: a server that was wrong for a while may have come round meanwhile
+            if error := self._refusal_of([metric]):
+                logger.warning("MLflow refuses %s = %r: %s", metric.key, metric.value, first_line(error))
         self._witnesses.setdefault(taken[-1].key, set()).add(taken[-1].timestamp)
 
     def _refusal_of(self, metrics: list[Any]) -> Exception | None:
