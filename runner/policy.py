@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from runner.spec import EnvSpec, Exploration, StateDict
 
@@ -56,9 +56,14 @@ class Policy:
         actions = self.choose(self.network(tensor if self.device == "cpu" else tensor.to(self.device)))
         return actions.tolist() if self.spec.num_actions is not None else list(actions.cpu().numpy())
 
-    def copy(self) -> "Policy":
-        """A frozen copy without exploration, in evaluation mode."""
-        return Policy(deepcopy(self.network).eval(), self.spec, None, self.choose, self.device)
+    def copy(self, device: str | None = None) -> "Policy":
+        """A frozen copy without exploration, in evaluation mode, on another device if one is given."""
+        place = device or self.device
+        return Policy(deepcopy(self.network).to(place).eval(), self.spec, None, self.choose, place)
+
+    def tensors(self) -> list[Tensor]:
+        """All that the network is made of: what a copy of it needs to act alike."""
+        return [*self.network.parameters(), *self.network.buffers()]
 
     def metrics(self, env_steps: int) -> Mapping[str, float]:
         return self.exploration.metrics(env_steps) if self.exploration else {}

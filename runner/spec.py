@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from tensordict import TensorDictBase
+from torch import Tensor
 
 OBSERVATION = "observation"
 ACTION = "action"
@@ -20,6 +21,8 @@ NEXT_STEPS = ("next", "steps")
 """How many rewards an n-step transition sums; absent for one-step transitions."""
 NEXT_EPISODE_RETURN = ("next", "episode_return")
 NEXT_EPISODE_LENGTH = ("next", "episode_length")
+TRAJ_IDS = ("collector", "traj_ids")
+"""A number for each episode, where the rows of a column may be of several environments."""
 
 LARGEST_COUNT = 2**62
 
@@ -106,9 +109,21 @@ class Stateful(Protocol):
 
 
 class Collector(Stateful, Protocol):
-    """Yields batches ``[N, T]``; a batch stays valid until the next one is asked for."""
+    """Yields batches ``[N, T]``; a batch stays valid until the next one is asked for; ``batch`` is what each looks like.
+
+    ``frames_per_batch`` is how many env steps that are, ``resume_mode`` how environments in mid-episode are brought back.
+    """
+
+    batch: TensorDictBase
+    frames_per_batch: int
+    progress: "Progress"
+
+    @property
+    def resume_mode(self) -> str: ...
 
     def __iter__(self) -> Iterator[TensorDictBase]: ...
+
+    def row_metrics(self) -> Mapping[str, float]: ...
 
     def update_policy_weights_(self) -> None: ...
 
@@ -131,7 +146,9 @@ class Actor(Stateful, Protocol):
 
     def greedy(self, observation: np.ndarray) -> list[Any]: ...
 
-    def copy(self) -> "Actor": ...
+    def copy(self, device: str | None = None) -> "Actor": ...
+
+    def tensors(self) -> list[Tensor]: ...
 
 
 class DataSource(Stateful, Protocol):

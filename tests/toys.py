@@ -60,7 +60,9 @@ class Made:
 
 def environment(make=Counter, num_envs: int = 1, seed: int = 0, **options: Any):
     given = {"id": make} if isinstance(make, str) else {"make": make}
-    return make_environment(streams=Streams(seed), num_envs=num_envs, **given, **options)
+    made = make_environment(streams=Streams(seed), num_envs=num_envs, **given, **options)
+    made.complete()
+    return made
 
 
 def policy(env, epsilon: float = 0.0, seed: int = 0) -> Policy:

@@ -1,7 +1,7 @@
 """Several environments stepped in this process by a plain loop, faster for cheap ones than any vector class."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -21,6 +21,8 @@ from runner.types import Factory, NonNegativeInt, PositiveFloat, PositiveInt
 
 log = logging.getLogger(__name__)
 
+_LISTS = ("episodes", "returns", "lengths", "within")
+"""What a state has of each environment, besides its observation."""
 CHECK_EVERY_BATCHES = 16
 """From the 100th batch on only so many are looked at for bounds: an excursion is worth a warning, not 2 us a batch."""
 
@@ -54,22 +56,22 @@ class Environment:
         frame_skip: int,
         seed: int,
         guard: Guard | None = None,
+        first: int = 0,
+        resume_mode: str | None = None,
     ) -> None:
-        self.make, self.num_envs, self.guard = make, num_envs, guard or Guard()
+        self.make, self.num_envs, self.guard, self.first = make, num_envs, guard or Guard(), first
         self._id, self._frame_skip, self._seed = id, frame_skip, seed
         try:
-            self._singles = [self._make_single(f"env {index}", index) for index in range(num_envs)]
-            self.spec = self._singles[0].spec
-            self.resume_mode = self._probe(self._singles[0])
-            self._warn_of_casts(self._singles[0])
+            trial = self._make_single(f"env {first}", first)
+            self.spec = trial.spec
+            self.resume_mode = resume_mode or self._probe(trial)
+            self._warn_of_casts(trial)
         finally:
             self.guard.watch.stop()
         self.guard.is_trying_out = False
+        self._singles, self._is_complete = [trial], False
         self.observation = np.zeros((num_envs, *self.spec.observation_shape), self.spec.observation_dtype)
-        for index, single in enumerate(self._singles):
-            single.row = self.observation[index, ...]
-            single.resume_by(self.resume_mode)
-        space = self.envs[0].observation_space
+        space = trial.env.observation_space
         is_bounded = isinstance(space, spaces.Box) and space.dtype.kind == "f" and bool(bounds := Bounds(space))
         self._bounds = bounds if is_bounded else None
         self._has_started, self._batches = False, 0
@@ -78,6 +80,35 @@ class Environment:
         self._written: tuple[Any, ...] = ()
         self._marks: list[Mark] = []
         self._marked_observation = self.observation.copy()
+
+    def complete(self) -> None:
+        """Make the environments after the first, which are not needed where others step their :meth:`part` of them."""
+        if self._is_complete:
+            return
+        try:
+            for index in range(len(self._singles), self.num_envs):
+                self._singles.append(self._make_single(f"env {self.first + index}", self.first + index))
+        finally:
+            self.guard.watch.stop()
+        for index, single in enumerate(self._singles):
+            single.row = self.observation[index, ...]
+            single.resume_by(self.resume_mode)
+        self._is_complete = True
+
+    def part(self, first: int, num_envs: int) -> "Environment":
+        """Those from number ``first`` on, made anew and by themselves, for another process to step."""
+        one = Environment(
+            self.make,
+            num_envs,
+            self._id,
+            self._frame_skip,
+            self._seed,
+            Guard(self.guard.on_error, self.guard.max_restarts, Watch(self.guard.watch.seconds)),
+            first,
+            self.resume_mode,
+        )
+        one.complete()
+        return one
 
     def _make_single(self, name: str, *names: str | int) -> Single:
         def spec_of(env: gymnasium.Env) -> Any:
@@ -125,6 +156,7 @@ class Environment:
 
     def start(self) -> None:
         """Reset every environment to the beginning of its current episode, unless that was done before."""
+        self.complete()
         self.guard.watch.start()
         if self._left_behind is not None:
             self.load_state_dict(self._left_behind)
@@ -221,7 +253,38 @@ class Environment:
             "guard": self.guard.state_dict(),
         }
 
+    def marked_state(self) -> StateDict:
+        """What :meth:`state_dict` was at the mark, if there is one; nothing is rolled back."""
+        if not self._marks:
+            return self.state_dict()
+        now, observation = [single.mark() for single in self._singles], self.observation.copy()
+        self.roll_back()
+        state, self._left_behind = self._state(), None
+        for single, mark in zip(self._singles, now, strict=True):
+            single.roll_back(mark)
+        self.observation[...] = observation
+        return state
+
+    def joined(self, states: Sequence[StateDict]) -> StateDict:
+        """One state of all environments, from those of their parts in order."""
+        guards = [state["guard"] for state in states]
+        return {
+            "mode": self.resume_mode,
+            "has_started": states[0]["has_started"],
+            "observation": np.concatenate([state["observation"] for state in states]),
+            **{name: [value for state in states for value in state[name]] for name in _LISTS},
+            "guard": {name: sum(guard[name] for guard in guards) for name in guards[0]},
+        }
+
+    def share(self, state: StateDict, first: int, num_envs: int) -> StateDict:
+        """Of a state of all environments, that of the part from number ``first`` on; the first has all the counts."""
+        here = slice(first, first + num_envs)
+        guard = state["guard"] if first == 0 else dict.fromkeys(state["guard"], 0)
+        own = {name: state[name][here] for name in ("observation", *_LISTS)}
+        return {"mode": state["mode"], "has_started": state["has_started"], "guard": guard, **own}
+
     def load_state_dict(self, state: StateDict) -> None:
+        self.complete()
         self.guard.load_state_dict(state["guard"])
         for single, episode in zip(self._singles, state["episodes"], strict=True):
             single.episode = episode

@@ -7,7 +7,7 @@ import pytest
 from gymnasium import spaces
 
 from runner.checkpoint.store import CheckpointStore
-from runner.collectors.in_process import Arrays
+from runner.collectors.arrays import Arrays
 from tests.toys import Counter, environment
 
 

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from runner.collectors.in_process import Arrays
+from runner.collectors.arrays import Arrays
 from runner.envs import watch
 from runner.envs.watch import NUMBER, Hung
 from runner.runs import RunFolder

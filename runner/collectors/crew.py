@@ -1,0 +1,201 @@
+"""The workers of a collector, seen from the run: asked, heard, and begun anew when they die."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+from runner.collectors.processes import Died, ForkServer
+from runner.collectors.shared import Slot
+from runner.collectors.worker import ERROR, FAULT, Player, serve
+from runner.spec import EnvFault, HooklineError, StateDict
+
+log = logging.getLogger(__name__)
+
+LONGEST_LOG = 4096
+"""Steps of a worker that are followed again when it dies; after so many its state is asked for."""
+
+
+class WorkerError(HooklineError):
+    """Something other than an environment's fault ended a worker's work."""
+
+
+@dataclass(eq=False)
+class Worker:
+    """One process, and all that is needed to bring another one to where it was.
+
+    That is a state (``base``), the actions since (``played``), and the observation they lead to.
+    """
+
+    index: int
+    first: int
+    num_envs: int
+    slots: Sequence[Slot]
+    base: StateDict | None = None
+    played: list[np.ndarray] = field(default_factory=list)
+    observation: np.ndarray | None = None
+    pid: int = 0
+    connection: Connection | None = None
+    counts: dict[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        last = self.first + self.num_envs - 1
+        return f"collector worker {self.index} (env {self.first}{f' to {last}' if last > self.first else ''})"
+
+    def ask(self, command: str, *arguments: Any) -> None:
+        """Send a command; raises ``Died``."""
+        if self.connection is None:
+            raise Died(str(self))
+        try:
+            self.connection.send((command, *arguments))
+        except OSError as error:
+            raise Died(str(self)) from error
+
+    def answer(self) -> Any:
+        """The answer to the oldest command without one; raises ``Died``, ``EnvFault`` or ``WorkerError``."""
+        if self.connection is None:
+            raise Died(str(self))
+        try:
+            kind, value = self.connection.recv()
+        except (EOFError, OSError) as error:
+            raise Died(str(self)) from error
+        if kind == FAULT:
+            fault, trace = value
+            log.info("%s:\n%s", self, trace)
+            raise EnvFault(fault)
+        if kind == ERROR:
+            log.error("%s failed:\n%s", self, value)
+            raise WorkerError(f"{self} failed: {value.strip().splitlines()[-1]} (its traceback is above)")
+        return value
+
+    def call(self, command: str, *arguments: Any) -> Any:
+        self.ask(command, *arguments)
+        return self.answer()
+
+    def note_played(self, slot: Slot) -> None:
+        """The batch in that slot counts from now on."""
+        self.played.append(slot.arrays.action.copy())
+        self.observation = slot.observation.copy()
+
+    def begin_log(self, base: StateDict) -> None:
+        """``base`` is where it stands: a worker in its place would begin there."""
+        self.base, self.played, self.observation = base, [], None
+
+
+class Crew:
+    """All workers of a collector.
+
+    Args:
+        workers: that are to be begun.
+        make_player: makes what a worker is to do, in its process.
+        max_failures: deaths in the whole run, however often it is resumed, after which it ends.
+        let_go: closes what workers must not hold open.
+    """
+
+    def __init__(
+        self,
+        workers: Sequence[Worker],
+        make_player: Callable[[Worker], Player],
+        max_failures: int,
+        let_go: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.workers, self.max_failures, self.failures = list(workers), max_failures, 0
+
+        def serve_worker(index: int, connection: Connection) -> None:
+            serve(connection, lambda: make_player(self.workers[index]))
+
+        self._server = ForkServer(serve_worker, let_go)
+        for worker in self.workers:
+            worker.pid, worker.connection = self._server.fork(worker.index)
+
+    def begin(self) -> None:
+        """Wait until every worker has made its environments."""
+        for worker in self.workers:
+            worker.ask("state")
+        for worker in self.workers:
+            worker.begin_log(self.settle(worker, lambda worker=worker: worker.call("state")))
+
+    def settle(self, worker: Worker, again: Callable[[], Any]) -> Any:
+        """The answer to what was asked; a worker that dies over it is begun anew and asked ``again``."""
+        try:
+            return worker.answer()
+        except Died:
+            return self.revived(worker, again)
+
+    def revived(self, worker: Worker, again: Callable[[], Any]) -> Any:
+        """Begin a dead worker anew, as often as it takes, until it has done what it died over."""
+        while True:
+            self._count_death(worker)
+            try:
+                self._bring_back(worker)
+                return again()
+            except Died:
+                continue
+
+    def _count_death(self, worker: Worker) -> None:
+        """Raises ``EnvFault`` where this was one death too many."""
+        try:
+            words = f"{worker} {self._server.end_of(worker.pid)}"
+        except Died as error:
+            words = str(error)
+        self._forget(worker)
+        self.failures += 1
+        if self.failures > self.max_failures:
+            limit = f"collector.max_failures={self.max_failures} are behind this run"
+            raise EnvFault(f"{words}; {limit}" if self.max_failures else words)
+        log.warning("%s; it is begun anew (%d of at most %d times)", words, self.failures, self.max_failures)
+
+    def _forget(self, worker: Worker) -> None:
+        if worker.connection is not None:
+            worker.connection.close()
+            worker.connection = None
+
+    def _bring_back(self, worker: Worker) -> None:
+        """A new process for a worker, in the place of the one that died."""
+        worker.pid, worker.connection = self._server.fork(worker.index)
+        if worker.base is None:
+            return
+        worker.call("load", worker.base)
+        can_follow = worker.base["mode"] != "none"
+        if worker.played and not (can_follow and worker.call("follow", worker.played, worker.observation)):
+            log.warning("%s cannot be brought to where it was: its episodes restart", worker)
+            worker.call("load", {**worker.base, "mode": "none"})
+            worker.begin_log(worker.call("state"))
+
+    def state_of(self, worker: Worker, command: str = "state") -> StateDict:
+        """Where its environments stand, for a checkpoint; of one that cannot be begun any more, where they last stood."""
+        try:
+            if worker.connection is None:
+                self._bring_back(worker)
+            state = worker.call(command)
+        except Died:
+            self._forget(worker)
+            assert worker.base is not None
+            log.warning("%s cannot be brought back: a resumed run begins earlier in its episodes", worker)
+            return worker.base
+        worker.begin_log(state)
+        return state
+
+    def shorten_log(self, worker: Worker) -> None:
+        """See that a worker that dies has not too much to follow."""
+        if sum(map(len, worker.played)) >= LONGEST_LOG:
+            try:
+                worker.begin_log(worker.call("state"))
+            except Died:
+                worker.begin_log(self.revived(worker, lambda: worker.call("state")))
+
+    def close(self) -> None:
+        """End all processes; may be called twice."""
+        alive = []
+        for worker in self.workers:
+            if worker.connection is not None:
+                try:
+                    worker.ask("close")
+                except Died:
+                    pass
+                alive.append((worker.pid, worker.connection))
+                worker.connection = None
+        self._server.close(alive)

@@ -1,0 +1,76 @@
+"""How a policy plays one batch in environments that step together."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from runner.collectors.arrays import Arrays, Plan
+from runner.spec import Actor, EnvSpec, StateDict
+
+
+class VectorEnvironment(Protocol):
+    """Environments that step together; see ``runner.envs.vector.Environment``."""
+
+    spec: EnvSpec
+    num_envs: int
+    observation: np.ndarray
+    resume_mode: str
+
+    def complete(self) -> None: ...
+
+    def part(self, first: int, num_envs: int) -> "VectorEnvironment": ...
+
+    def start(self) -> None: ...
+
+    def step(self, actions: list[Any], arrays: Any, t: int) -> None: ...
+
+    def mark(self) -> None: ...
+
+    def roll_back(self) -> None: ...
+
+    def check_bounds(self, arrays: Any) -> None: ...
+
+    def row_metrics(self) -> dict[str, float]: ...
+
+    def close(self) -> None: ...
+
+    def state_dict(self) -> StateDict: ...
+
+    def marked_state(self) -> StateDict: ...
+
+    def load_state_dict(self, state: StateDict) -> None: ...
+
+
+def play(environment: VectorEnvironment, greedy: Callable[[np.ndarray], list[Any]], arrays: Arrays, plan: Plan) -> None:
+    """Fill ``arrays``: each action is the planned random one, or what is ``greedy`` for the observation."""
+    played = []
+    for t, (is_random, random_actions) in enumerate(zip(*plan, strict=True)):
+        arrays.observation[t] = environment.observation
+        actions = _chosen(environment, greedy, is_random, random_actions)
+        played.append(actions)
+        environment.step(actions, arrays, t)
+    arrays.action[:] = played
+    np.logical_or(arrays.terminated, arrays.truncated, out=arrays.done)
+
+
+def _chosen(
+    environment: VectorEnvironment,
+    greedy: Callable[[np.ndarray], list[Any]],
+    is_random: list[bool],
+    random_actions: list[Any],
+) -> list[Any]:
+    if all(is_random):
+        return random_actions
+    best = greedy(environment.observation)
+    if not any(is_random):
+        return best
+    return [other if chosen else one for chosen, other, one in zip(is_random, random_actions, best, strict=True)]
+
+
+def plan_of(policy: Actor, steps: int, num_envs: int, env_steps: int, init_random_frames: int) -> Plan:
+    """The randomness of the next ``[T, N]`` actions, the first of which is number ``env_steps``, drawn at once."""
+    if policy.exploration is None:
+        return Plan.without_exploration(steps, num_envs)
+    plan = policy.exploration.plan((steps, num_envs), env_steps, init_random_frames)
+    return Plan(plan.is_random.tolist(), plan.actions.tolist())

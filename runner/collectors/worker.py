@@ -1,0 +1,99 @@
+"""What a worker process does: it plays batches into shared memory, and answers for its environments."""
+
+import traceback
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from runner.collectors.arrays import Arrays
+from runner.collectors.playing import VectorEnvironment, play
+from runner.collectors.shared import SharedWeights, Slot
+from runner.spec import Actor, EnvFault, StateDict
+
+DONE, FAULT, ERROR = "done", "fault", "error"
+"""How an answer begins: with a result, an environment's fault and a traceback, or a traceback alone."""
+
+
+class Player:
+    """The environments of one worker; each public method is a command.
+
+    Args:
+        environment: its part of all environments.
+        policy: a copy of its own.
+        tensors: parameters and buffers of that policy's network.
+    """
+
+    def __init__(
+        self,
+        environment: VectorEnvironment,
+        policy: Actor,
+        tensors: Sequence[Tensor],
+        weights: SharedWeights,
+        slots: Sequence[Slot],
+    ) -> None:
+        self._environment, self._policy, self._tensors = environment, policy, list(tensors)
+        self._weights, self._slots = weights, slots
+
+    def play(self, number: int) -> tuple[int, dict[str, float]]:
+        """Fill a slot by the newest weights; returns their version, and what the environment counts."""
+        slot, environment = self._slots[number], self._environment
+        version = self._weights.pull(self._tensors)
+        environment.start()
+        environment.mark()
+        try:
+            play(environment, self._policy.greedy, slot.arrays, slot.plan())
+        except EnvFault:
+            environment.roll_back()
+            raise
+        environment.check_bounds(slot.arrays)
+        slot.observation[...] = environment.observation
+        return version, environment.row_metrics()
+
+    def roll_back(self) -> None:
+        """Be where the environments were before the last batch."""
+        self._environment.roll_back()
+
+    def state(self) -> StateDict:
+        return self._environment.state_dict()
+
+    def marked_state(self) -> StateDict:
+        """The state before the last batch."""
+        return self._environment.marked_state()
+
+    def load(self, state: StateDict) -> None:
+        self._environment.load_state_dict(state)
+
+    def follow(self, played: Sequence[np.ndarray], expected: np.ndarray) -> bool:
+        """Take actions whose outcomes are known, each ``[T, M, ...]``; false where they lead elsewhere."""
+        environment = self._environment
+        environment.start()
+        for actions in played:
+            scratch = Arrays.allocate(len(actions), environment.num_envs, environment.spec)
+            rows = [list(row) for row in actions] if environment.spec.action_shape else actions.tolist()
+            for t, row in enumerate(rows):
+                environment.step(row, scratch, t)
+        return np.array_equal(environment.observation, expected)
+
+    def close(self) -> None:
+        self._environment.close()
+
+
+def serve(connection: Connection, make_player: Callable[[], Player]) -> None:
+    """Do what is asked for, and answer, until told to close."""
+    player: Player | None = None
+    while True:
+        command, *arguments = connection.recv()
+        answer: tuple[str, Any]
+        try:
+            player = player or make_player()
+            answer = DONE, getattr(player, command)(*arguments)
+        except EnvFault as fault:
+            answer = FAULT, (str(fault), traceback.format_exc())
+        except Exception:  # whatever it is, the run has to know
+            answer = ERROR, traceback.format_exc()
+        connection.send(answer)
+        if command == "close":
+            return
