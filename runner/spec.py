@@ -109,9 +109,9 @@ class Stateful(Protocol):
 
 
 class Collector(Stateful, Protocol):
-    """Yields batches ``[N, T]``; a batch stays valid until the next one is asked for; ``batch`` is what each looks like.
+    """Yields batches ``[N, T]``, which look like ``batch``; one stays valid until the next is asked for.
 
-    ``frames_per_batch`` is how many env steps that are, ``resume_mode`` how environments in mid-episode are brought back.
+    ``frames_per_batch`` is how many env steps that are; ``resume_mode`` how an episode under way is brought back.
     """
 
     batch: TensorDictBase

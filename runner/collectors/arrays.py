@@ -21,6 +21,9 @@ from runner.spec import (
     EnvSpec,
 )
 
+Zeros = Callable[[tuple[int, ...], Any], np.ndarray]
+"""Makes an array of a shape and dtype."""
+
 
 class Arrays(NamedTuple):
     """The memory of one batch, ``[T, N, ...]`` each, written in place step by step."""
@@ -36,8 +39,8 @@ class Arrays(NamedTuple):
     episode_length: np.ndarray
 
     @classmethod
-    def allocate(cls, steps: int, num_envs: int, spec: EnvSpec, zeros: Callable[..., np.ndarray] = np.zeros) -> "Arrays":
-        """``zeros(shape, dtype)`` makes each array."""
+    def allocate(cls, steps: int, num_envs: int, spec: EnvSpec, zeros: Zeros = np.zeros) -> "Arrays":
+        """For ``steps`` of ``num_envs`` environments; ``zeros`` makes each array."""
         shape = steps, num_envs
         observation = (*shape, *spec.observation_shape), spec.observation_dtype
         return cls(

@@ -2,7 +2,9 @@
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -116,7 +118,7 @@ class Crew:
         for worker in self.workers:
             worker.ask("state")
         for worker in self.workers:
-            worker.begin_log(self.settle(worker, lambda worker=worker: worker.call("state")))
+            worker.begin_log(self.settle(worker, partial(worker.call, "state")))
 
     def settle(self, worker: Worker, again: Callable[[], Any]) -> Any:
         """The answer to what was asked; a worker that dies over it is begun anew and asked ``again``."""
@@ -166,7 +168,7 @@ class Crew:
             worker.begin_log(worker.call("state"))
 
     def state_of(self, worker: Worker, command: str = "state") -> StateDict:
-        """Where its environments stand, for a checkpoint; of one that cannot be begun any more, where they last stood."""
+        """Where its environments stand, for a checkpoint; where they last stood, if it cannot be begun any more."""
         try:
             if worker.connection is None:
                 self._bring_back(worker)
@@ -185,17 +187,15 @@ class Crew:
             try:
                 worker.begin_log(worker.call("state"))
             except Died:
-                worker.begin_log(self.revived(worker, lambda: worker.call("state")))
+                worker.begin_log(self.revived(worker, partial(worker.call, "state")))
 
     def close(self) -> None:
         """End all processes; may be called twice."""
         alive = []
         for worker in self.workers:
             if worker.connection is not None:
-                try:
+                with suppress(Died):
                     worker.ask("close")
-                except Died:
-                    pass
                 alive.append((worker.pid, worker.connection))
                 worker.connection = None
         self._server.close(alive)

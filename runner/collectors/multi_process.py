@@ -1,8 +1,10 @@
 """Collection by worker processes, in step with the updates or beside them."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from itertools import pairwise
 from multiprocessing.connection import wait
 
 import numpy as np
@@ -10,8 +12,8 @@ import torch
 from tensordict import TensorDict
 
 from runner.collectors.arrays import Arrays
+from runner.collectors.batches import Batches
 from runner.collectors.crew import Crew, Worker
-from runner.collectors.in_process import check_sizes
 from runner.collectors.playing import VectorEnvironment
 from runner.collectors.processes import Died
 from runner.collectors.shared import SharedWeights, Slot
@@ -21,7 +23,7 @@ from runner.spec import TRAJ_IDS, Actor, EnvFault, Progress, StateDict
 log = logging.getLogger(__name__)
 
 
-class MultiProcessCollector:
+class MultiProcessCollector(Batches):
     """What collectors with worker processes have in common: each worker steps its part of the environments.
 
     Workers act by a copy of the policy, whose weights are those of the last ``update_policy_weights_``. One that is
@@ -29,12 +31,7 @@ class MultiProcessCollector:
     again. All randomness of exploration is drawn here.
 
     Args:
-        environment: all environments; only their parts, in the workers, are ever stepped.
-        policy: its network is the learner's.
-        frames_per_batch: env steps of a batch.
-        init_random_frames: env steps at the start of the run whose actions are random.
         num_collectors: worker processes; the environments are divided as evenly as they can be.
-        progress: the run's counters, which exploration follows.
         max_failures: deaths of workers in the whole run after which it ends, saved.
         let_go: closes what workers must not hold open.
     """
@@ -47,20 +44,17 @@ class MultiProcessCollector:
         policy: Actor,
         frames_per_batch: int,
         init_random_frames: int = 0,
-        num_collectors: int = 1,
         progress: Progress | None = None,
+        num_collectors: int = 1,
         max_failures: int = 10,
         let_go: Callable[[], None] = lambda: None,
     ) -> None:
-        check_sizes(environment, policy, frames_per_batch, init_random_frames)
+        super().__init__(environment, policy, frames_per_batch, init_random_frames, progress)
         if not 1 <= num_collectors <= environment.num_envs:
             raise ValueError(
                 f"collector.num_collectors={num_collectors} leaves workers without an environment: "
                 f"env.num_envs={environment.num_envs}"
             )
-        self.environment, self.policy = environment, policy
-        self.frames_per_batch, self.init_random_frames = frames_per_batch, init_random_frames
-        self.progress = progress or Progress(frame_skip=environment.spec.frame_skip)
         self._weights, self._are_weights_known = SharedWeights(policy.tensors()), False
         acting = policy.copy("cpu")
         environment.close()  # only for its spec: it is stepped elsewhere
@@ -86,7 +80,7 @@ class MultiProcessCollector:
         part = self.environment.part(worker.first, worker.num_envs)
         return Player(part, acting, acting.tensors(), self._weights, worker.slots)
 
-    def _start(self) -> None:
+    def start(self) -> None:
         if not self._are_weights_known:
             self.update_policy_weights_()
 
@@ -101,11 +95,6 @@ class MultiProcessCollector:
             here = slice(worker.first - first, worker.first - first + worker.num_envs)
             worker.slots[number].is_random[...] = plan.is_random[:, here]
             worker.slots[number].actions[...] = plan.actions[:, here]
-
-    @property
-    def resume_mode(self) -> str:
-        """How environments in mid-episode are brought back: ``snapshot``, ``tape`` or ``none``."""
-        return self.environment.resume_mode
 
     def row_metrics(self) -> dict[str, float]:
         """For every row: what the environments of all workers count, and how often workers were begun anew."""
@@ -130,6 +119,7 @@ class MultiProcessCollector:
             "policy": self.policy.state_dict(),
             "weights": self._weights.read() if self._are_weights_known else None,
             "failures": self.crew.failures,
+            "collected": self.collected,
         }
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -139,7 +129,7 @@ class MultiProcessCollector:
             worker.call("load", share)
             worker.begin_log(worker.call("state"))
         self.policy.load_state_dict(state["policy"])
-        self.crew.failures = state.get("failures", 0)
+        self.crew.failures, self.collected = state.get("failures", 0), state.get("collected", 0)
         if state.get("weights") is not None:
             self._weights.write(state["weights"])
             self._are_weights_known = True
@@ -148,8 +138,9 @@ class MultiProcessCollector:
 class SyncCollector(MultiProcessCollector):
     """Yields batches ``[N, T]`` that all workers have played together, by the same weights.
 
-    The same seed gives the same batches, whatever becomes of workers in between. Every batch is a new TensorDict over
-    the same memory, which the next one overwrites.
+        The same seed gives the same batches, whatever becomes of workers in between.
+    Every batch is a new TensorDict over
+        the same memory, which the next one overwrites.
     """
 
     def __init__(self, environment: VectorEnvironment, policy: Actor, frames_per_batch: int, **options: object) -> None:
@@ -157,13 +148,10 @@ class SyncCollector(MultiProcessCollector):
         self._arrays = Arrays.allocate(self._steps_of(0), environment.num_envs, environment.spec)
         self.batch = self._arrays.as_batch()
 
-    def __iter__(self) -> Iterator[TensorDict]:
-        self._start()
-        while True:
-            yield self.collect()
+    def __str__(self) -> str:
+        return f"in {len(self.crew.workers)} processes, in step with the updates"
 
     def collect(self) -> TensorDict:
-        """Play the next batch. An environment that fails for good leaves the state as it was before the batch."""
         policy_state, workers = self.policy.state_dict(), self.crew.workers
         self._plan(workers, 0, self.progress.env_steps)
         played: list[Worker] = []
@@ -173,7 +161,7 @@ class SyncCollector(MultiProcessCollector):
                 worker.ask("play", 0)
         for worker in workers:
             try:
-                _, worker.counts = self.crew.settle(worker, lambda worker=worker: worker.call("play", 0))
+                _, worker.counts = self.crew.settle(worker, partial(worker.call, "play", 0))
                 played.append(worker)
             except EnvFault as error:
                 fault = fault or error
@@ -240,19 +228,23 @@ class AsyncCollector(MultiProcessCollector):
             )
         return self.frames_per_batch // num_envs
 
-    def __iter__(self) -> Iterator[TensorDict]:
-        self._start()
+    def __str__(self) -> str:
+        return f"in {len(self.crew.workers)} processes, beside the updates"
+
+    def start(self) -> None:
+        super().start()
         for worker in self.crew.workers:
             if worker not in self._under_way:
                 self._begin(worker, 0)
-        while True:
-            worker = self._next()
-            number = self._under_way.pop(worker)
-            slot = worker.slots[number]
-            worker.note_played(slot)
-            self.crew.shorten_log(worker)
-            self._begin(worker, 1 - number)
-            yield self._tagged(worker, number)
+
+    def collect(self) -> TensorDict:
+        """The batch that one of the workers has played; it begins the next one at once."""
+        worker = self._next()
+        number = self._under_way.pop(worker)
+        worker.note_played(worker.slots[number])
+        self.crew.shorten_log(worker)
+        self._begin(worker, 1 - number)
+        return self._tagged(worker, number)
 
     def _begin(self, worker: Worker, number: int) -> None:
         """Let a worker play its next batch."""
@@ -279,7 +271,7 @@ class AsyncCollector(MultiProcessCollector):
         if worker not in self._ready:
             number = self._under_way[worker]
             try:
-                version, worker.counts = self.crew.settle(worker, lambda: worker.call("play", number))
+                version, worker.counts = self.crew.settle(worker, partial(worker.call, "play", number))
             except EnvFault:
                 self._waiting.remove(worker)
                 raise
@@ -328,4 +320,4 @@ class AsyncCollector(MultiProcessCollector):
 def fair_shares(num_envs: int, num_collectors: int) -> list[tuple[int, int]]:
     """The first environment and the number of them of each worker: in order, and as even as they can be."""
     edges = [num_envs * index // num_collectors for index in range(num_collectors + 1)]
-    return [(first, after - first) for first, after in zip(edges, edges[1:], strict=False)]
+    return [(first, after - first) for first, after in pairwise(edges)]

@@ -1,6 +1,6 @@
 """How a policy plays one batch in environments that step together."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -40,6 +40,10 @@ class VectorEnvironment(Protocol):
     def marked_state(self) -> StateDict: ...
 
     def load_state_dict(self, state: StateDict) -> None: ...
+
+    def joined(self, states: Sequence[StateDict]) -> StateDict: ...
+
+    def share(self, state: StateDict, first: int, num_envs: int) -> StateDict: ...
 
 
 def play(environment: VectorEnvironment, greedy: Callable[[np.ndarray], list[Any]], arrays: Arrays, plan: Plan) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
@@ -47,7 +48,7 @@ class ForkServer:
         self.pid = os.fork()
         if self.pid == 0:
             gc.freeze()
-            _live_with(parent, lambda: _fork_on_demand(theirs, serve), self._connection.close, let_go)
+            _live_with(parent, partial(_fork_on_demand, theirs, serve), self._connection.close, let_go)
         theirs.close()
 
     def fork(self, index: int) -> tuple[int, Connection]:
@@ -104,9 +105,13 @@ def _fork_on_demand(connection: Connection, serve: Serve) -> None:
         handle = recv_handle(connection)
         pid = os.fork()
         if pid == 0:
-            _live_with(server, lambda: serve(asked, Connection(handle)), connection.close)
+            _live_with(server, partial(_work, serve, asked, handle), connection.close)
         os.close(handle)
         connection.send(pid)
+
+
+def _work(serve: Serve, index: int, handle: int) -> None:
+    serve(index, Connection(handle))
 
 
 def _live_with(parent: int, live: Callable[[], None], *let_go: Callable[[], None]) -> NoReturn:

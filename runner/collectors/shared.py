@@ -37,8 +37,12 @@ class Slot(NamedTuple):
     def allocate(cls, steps: int, num_envs: int, spec: EnvSpec) -> "Slot":
         actions = (steps, num_envs, *spec.action_shape), spec.action_dtype
         observation = (num_envs, *spec.observation_shape), spec.observation_dtype
-        arrays = Arrays.allocate(steps, num_envs, spec, shared_zeros)
-        return cls(shared_zeros((steps, num_envs), np.bool_), shared_zeros(*actions), arrays, shared_zeros(*observation))
+        return cls(
+            is_random=shared_zeros((steps, num_envs), np.bool_),
+            actions=shared_zeros(*actions),
+            arrays=Arrays.allocate(steps, num_envs, spec, shared_zeros),
+            observation=shared_zeros(*observation),
+        )
 
     def plan(self) -> Plan:
         return Plan(self.is_random.tolist(), self.actions.tolist())

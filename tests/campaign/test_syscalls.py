@@ -166,7 +166,7 @@ def test_a_save_that_pushes_nothing_to_the_disk_would_be_found_out(tmp_path):
     def skip_syncs():
         os.fsync = os.fdatasync = lambda descriptor: None
 
-    with pytest.raises((AssertionError, ValueError), match="HOOKLINE_CAMPAIGN_SEED|run.json is damaged"):
+    with pytest.raises((AssertionError, ValueError), match=r"HOOKLINE_CAMPAIGN_SEED|run.json is damaged"):
         power_cuts(BACKENDS[0], STORAGES[-1], tmp_path, 100, skip_syncs)
 
 
