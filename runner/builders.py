@@ -8,7 +8,12 @@ from typing import Any, Literal
 import torch
 from torch import nn, optim
 
-from runner.collectors.in_process import InProcessCollector
+from runner.collector_builders import (
+    make_collector_offpolicy,
+    make_collector_onpolicy,
+    sync_async_collector,
+    sync_sync_collector,
+)
 from runner.data.memmap import MemMapStorage
 from runner.data.replay import KEYS, Replay
 from runner.data.sampler import UniformSampler
@@ -38,17 +43,6 @@ def make_policy(
 ) -> Policy:
     """A policy that acts by the first of ``networks``."""
     return Policy(next(iter(networks.values())), spec, exploration, device=device)
-
-
-def make_collector_offpolicy(
-    environment: Environment,
-    policy: Policy,
-    frames_per_batch: PositiveInt = 10,
-    init_random_frames: NonNegativeInt = 0,
-    progress: Progress | None = None,
-) -> InProcessCollector:
-    """A collector that plays ``frames_per_batch`` env steps between two rounds of updates."""
-    return InProcessCollector(environment, policy, frames_per_batch, init_random_frames, progress)
 
 
 def make_replay_buffer(
@@ -188,6 +182,7 @@ __all__ = [
     "EpsilonGreedy",
     "Streams",
     "make_collector_offpolicy",
+    "make_collector_onpolicy",
     "make_dqn_loss",
     "make_environment",
     "make_evaluation",
@@ -197,4 +192,6 @@ __all__ = [
     "make_replay_buffer",
     "make_target_updater",
     "make_trainer",
+    "sync_async_collector",
+    "sync_sync_collector",
 ]

@@ -44,13 +44,20 @@ class Environment:
     ``observation`` is the current one of each, ``[N, ...]``: after an episode's end the first of the next episode,
     while the last one of the ended episode is what :meth:`step` wrote as next observation.
 
+    Args:
+        make: makes any of them, or makes each its own.
+        id: its name; the class's if not given.
+        guard: what to do when one fails.
+        first: the number of the first, where these are a part of more.
+        resume_mode: how an episode under way is brought back, where that was tried out already.
+
     Raises:
         EnvFault: where an environment fails at anything and ``guard`` does not allow to make it anew.
     """
 
     def __init__(
         self,
-        make: Callable[[], gymnasium.Env],
+        make: Callable[[], gymnasium.Env] | Sequence[Callable[[], gymnasium.Env]],
         num_envs: int,
         id: str | None,
         frame_skip: int,
@@ -117,7 +124,8 @@ class Environment:
         def seed_of(episode: int) -> int:
             return env_seed(self._seed, "env", *names, episode)
 
-        return Single(self.make, name, spec_of, self.guard, seed_of)
+        make = self.make if callable(self.make) else self.make[int(names[-1]) % len(self.make)]
+        return Single(make, name, spec_of, self.guard, seed_of)
 
     def make_for_evaluation(self, index: int) -> Single:
         """Another environment, whose episodes nobody brings back but for its own failures."""

@@ -1,0 +1,171 @@
+"""Collectors of every kind, made from an environment or from functions that make one."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import gymnasium
+from tensordict import TensorDictBase
+
+from runner.collectors.batches import Batches
+from runner.collectors.in_process import InProcessCollector
+from runner.collectors.multi_process import AsyncCollector, SyncCollector
+from runner.envs.gym import make_env
+from runner.envs.vector import Environment
+from runner.spec import Actor, Progress
+from runner.types import NonNegativeInt, PositiveInt
+
+EnvMaker = Callable[..., gymnasium.Env]
+Postproc = Callable[[TensorDictBase], TensorDictBase]
+
+
+def make_collector_offpolicy(
+    environment: Environment,
+    policy: Actor,
+    frames_per_batch: PositiveInt = 10,
+    init_random_frames: NonNegativeInt = 0,
+    num_collectors: PositiveInt | None = None,
+    env_per_collector: PositiveInt | None = None,
+    async_collection: bool = False,
+    max_failures: NonNegativeInt = 10,
+    progress: Progress | None = None,
+    run: Any = None,
+) -> Batches:
+    """A collector that plays ``frames_per_batch`` env steps between two rounds of updates.
+
+    Args:
+        init_random_frames: env steps at the start of the run whose actions are random.
+        num_collectors: processes that share the environments; 1 is the run's own, unless collection is asynchronous.
+        env_per_collector: says the same by the number of environments of each.
+        async_collection: workers play on while the run learns.
+        max_failures: deaths of workers after which the run ends, saved.
+        run: the run's folder, whose lock the workers must not hold.
+    """
+    if num_collectors is None and env_per_collector is None:
+        num_collectors = 1
+    make = sync_async_collector if async_collection else sync_sync_collector
+    return make(
+        environment,
+        num_env_per_collector=env_per_collector,
+        num_collectors=num_collectors,
+        policy=policy,
+        frames_per_batch=frames_per_batch,
+        init_random_frames=init_random_frames,
+        max_failures=max_failures,
+        progress=progress,
+        run=run,
+    )
+
+
+def make_collector_onpolicy(
+    environment: Environment,
+    policy: Actor,
+    frames_per_batch: PositiveInt = 1000,
+    num_collectors: PositiveInt | None = None,
+    env_per_collector: PositiveInt | None = None,
+    max_failures: NonNegativeInt = 10,
+    progress: Progress | None = None,
+    run: Any = None,
+) -> Batches:
+    """The same for methods that learn from what the current policy did: never asynchronous, no random frames."""
+    return make_collector_offpolicy(
+        environment,
+        policy,
+        frames_per_batch,
+        num_collectors=num_collectors,
+        env_per_collector=env_per_collector,
+        max_failures=max_failures,
+        progress=progress,
+        run=run,
+    )
+
+
+def sync_sync_collector(
+    env_fns: Environment | EnvMaker | Sequence[EnvMaker],
+    env_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    num_env_per_collector: PositiveInt | None = None,
+    num_collectors: PositiveInt | None = None,
+    **options: Any,
+) -> Batches:
+    """A collector in step with the updates: in this process for one collector, else by so many processes.
+
+    Args:
+        env_fns: makes an environment; or one such function for each; or an :class:`Environment` made already.
+        env_kwargs: arguments of the functions, the same for all or for each its own.
+        num_env_per_collector, num_collectors: both for a single function; else one of them follows from the other.
+        options: those of :func:`sync_async_collector`.
+    """
+    environment, number = _environment(env_fns, env_kwargs, num_env_per_collector, num_collectors, options)
+    if number > 1:
+        return _finished(SyncCollector, environment, options, num_collectors=number)
+    for name in ("max_failures", "run"):  # of workers, which there are none of
+        options.pop(name, None)
+    return _finished(InProcessCollector, environment, options)
+
+
+def sync_async_collector(
+    env_fns: Environment | EnvMaker | Sequence[EnvMaker],
+    env_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    num_env_per_collector: PositiveInt | None = None,
+    num_collectors: PositiveInt | None = None,
+    **options: Any,
+) -> Batches:
+    """A collector whose processes play on beside the updates, each of them stepping its environments in step.
+
+    The arguments are those of :func:`sync_sync_collector`. ``options`` are ``policy`` (or a function that makes it from
+    the ``EnvSpec``), ``frames_per_batch`` (200), ``total_frames`` (env steps after which it ends; -1: never),
+    ``max_frames_per_traj`` (-1: as long as the environment lets an episode last), ``init_random_frames``, ``postproc``
+    (applied to each batch), ``seed``, ``max_failures`` and ``progress``.
+    """
+    environment, number = _environment(env_fns, env_kwargs, num_env_per_collector, num_collectors, options)
+    return _finished(AsyncCollector, environment, options, num_collectors=number)
+
+
+def _finished(kind: Callable[..., Batches], environment: Environment, options: dict[str, Any], **more: Any) -> Batches:
+    """The collector; ``options`` that no collector knows are a ``TypeError`` by its name."""
+    policy, total_frames = options.pop("policy"), options.pop("total_frames", -1)
+    postproc, run = options.pop("postproc", None), options.pop("run", None)
+    if not hasattr(policy, "greedy"):
+        policy = policy(environment.spec)
+    if run is not None:
+        more["let_go"] = run.unlock
+    collector = kind(environment, policy, options.pop("frames_per_batch", 200), **options, **more)
+    collector.postproc, collector.total_frames = postproc, total_frames if total_frames >= 0 else None
+    return collector
+
+
+def _environment(
+    env_fns: Environment | EnvMaker | Sequence[EnvMaker],
+    env_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+    per_collector: int | None,
+    collectors: int | None,
+    options: dict[str, Any],
+) -> tuple[Environment, int]:
+    """All environments, and in how many processes they are to be."""
+    longest, seed = options.pop("max_frames_per_traj", -1), options.pop("seed", 0)
+    if isinstance(env_fns, Environment):
+        return env_fns, _number_of_collectors(env_fns.num_envs, per_collector, collectors)
+    if callable(env_fns):
+        if per_collector is None or collectors is None:
+            raise ValueError("one function for all environments needs num_env_per_collector and num_collectors")
+        env_fns = [env_fns] * (per_collector * collectors)
+    number = _number_of_collectors(len(env_fns), per_collector, collectors)
+    kwargs = [env_kwargs or {}] * len(env_fns) if not isinstance(env_kwargs, Sequence) else list(env_kwargs)
+    if len(kwargs) != len(env_fns):
+        raise ValueError(f"{len(kwargs)} env_kwargs for {len(env_fns)} environments")
+    limit = longest if longest > 0 else None
+    makers = [
+        partial(make_env, "", {}, partial(make, **own), limit, 1) for make, own in zip(env_fns, kwargs, strict=True)
+    ]
+    return Environment(makers, len(makers), None, 1, seed), number
+
+
+def _number_of_collectors(num_envs: int, per_collector: int | None, collectors: int | None) -> int:
+    if per_collector is None and collectors is None:
+        raise ValueError("num_env_per_collector or num_collectors has to be given")
+    number = collectors or -(-num_envs // (per_collector or 1))
+    if number * (per_collector or num_envs) < num_envs:
+        raise ValueError(
+            f"{number} collectors of {per_collector} environments each have no room for {num_envs} environments"
+        )
+    return number
