@@ -87,7 +87,8 @@ class ForkServer:
             with suppress(Died):
                 self.end_of(pid)
         self._connection.close()
-        with suppress(ChildProcessError):
+        with suppress(ProcessLookupError, ChildProcessError):  # it has nothing to lose
+            os.kill(self.pid, signal.SIGKILL)
             os.waitpid(self.pid, 0)
 
 
