@@ -17,7 +17,7 @@ class Batches(ABC):
     Args:
         environment: the environments.
         policy: its network is the learner's own.
-        frames_per_batch: env steps of a batch, a multiple of the number of environments.
+        frames_per_batch: env steps of a batch.
         init_random_frames: env steps at the start of the run whose actions are random.
         progress: the run's counters, which exploration follows.
     """
@@ -36,9 +36,6 @@ class Batches(ABC):
         init_random_frames: int,
         progress: Progress | None,
     ) -> None:
-        if frames_per_batch % (num_envs := environment.num_envs):
-            words = f"collector.frames_per_batch={frames_per_batch} is not a multiple of env.num_envs={num_envs}"
-            raise ValueError(words)
         if init_random_frames and policy.exploration is None:
             words = f"collector.init_random_frames={init_random_frames} needs an exploration to draw the actions"
             raise ValueError(words)
@@ -61,6 +58,14 @@ class Batches(ABC):
     @abstractmethod
     def collect(self) -> TensorDict:
         """Play the next batch. An environment that fails for good leaves the state as it was before the batch."""
+
+    def _steps(self, num_envs: int, whose: str) -> int:
+        """Steps of each of the environments that a batch is of."""
+        if self.frames_per_batch % num_envs:
+            raise ValueError(
+                f"collector.frames_per_batch={self.frames_per_batch} is not a multiple of {whose}={num_envs}"
+            )
+        return self.frames_per_batch // num_envs
 
     @property
     def resume_mode(self) -> str:

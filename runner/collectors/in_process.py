@@ -21,8 +21,9 @@ class InProcessCollector(Batches):
     ) -> None:
         super().__init__(environment, policy, frames_per_batch, init_random_frames, progress)
         environment.complete()
-        self._steps = frames_per_batch // environment.num_envs
-        self._arrays = Arrays.allocate(self._steps, environment.num_envs, environment.spec)
+        self._arrays = Arrays.allocate(
+            self._steps(environment.num_envs, "env.num_envs"), environment.num_envs, environment.spec
+        )
         self.batch = self._arrays.as_batch()
 
     def start(self) -> None:
@@ -42,7 +43,7 @@ class InProcessCollector(Batches):
 
     def _play(self) -> None:
         environment, policy = self.environment, self.policy
-        plan = plan_of(policy, self._steps, environment.num_envs, self.progress.env_steps, self.init_random_frames)
+        plan = plan_of(policy, self._arrays.reward.shape, self.progress.env_steps, self.init_random_frames)
         play(environment, policy.greedy, self._arrays, plan)
 
     def __str__(self) -> str:

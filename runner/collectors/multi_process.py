@@ -69,12 +69,12 @@ class MultiProcessCollector(Batches):
 
     def _make_worker(self, index: int, first: int, num_envs: int) -> Worker:
         spec = self.environment.spec
-        slots = [Slot.allocate(self._steps_of(num_envs), num_envs, spec) for _ in range(self.slots_each)]
+        slots = [Slot.allocate(self._steps_of_worker(num_envs), num_envs, spec) for _ in range(self.slots_each)]
         return Worker(index, first, num_envs, slots)
 
-    def _steps_of(self, num_envs: int) -> int:
+    def _steps_of_worker(self, num_envs: int) -> int:
         """Steps of each environment in a batch, for a worker with so many of them."""
-        return self.frames_per_batch // self.environment.num_envs
+        return self._steps(self.environment.num_envs, "env.num_envs")
 
     def _make_player(self, worker: Worker, acting: Actor) -> Player:
         part = self.environment.part(worker.first, worker.num_envs)
@@ -145,7 +145,7 @@ class SyncCollector(MultiProcessCollector):
 
     def __init__(self, environment: VectorEnvironment, policy: Actor, frames_per_batch: int, **options: object) -> None:
         super().__init__(environment, policy, frames_per_batch, **options)  # type: ignore[arg-type]
-        self._arrays = Arrays.allocate(self._steps_of(0), environment.num_envs, environment.spec)
+        self._arrays = Arrays.allocate(self._steps_of_worker(0), environment.num_envs, environment.spec)
         self.batch = self._arrays.as_batch()
 
     def __str__(self) -> str:
@@ -217,16 +217,12 @@ class AsyncCollector(MultiProcessCollector):
         self._under_way: dict[Worker, int] = {}
         self._waiting: list[Worker] = []
         self._ready: dict[Worker, int] = {}
+        self._faults: list[EnvFault] = []
         self._updates_at: dict[int, int] = {}
         self._lags: list[int] = []
 
-    def _steps_of(self, num_envs: int) -> int:
-        if self.frames_per_batch % num_envs:
-            raise ValueError(
-                f"collector.frames_per_batch={self.frames_per_batch} is not a multiple of the {num_envs} environments "
-                "of a worker"
-            )
-        return self.frames_per_batch // num_envs
+    def _steps_of_worker(self, num_envs: int) -> int:
+        return self._steps(num_envs, "the environments of a worker")
 
     def __str__(self) -> str:
         return f"in {len(self.crew.workers)} processes, beside the updates"
@@ -239,6 +235,8 @@ class AsyncCollector(MultiProcessCollector):
 
     def collect(self) -> TensorDict:
         """The batch that one of the workers has played; it begins the next one at once."""
+        if self._faults:
+            raise self._faults.pop(0)
         worker = self._next()
         number = self._under_way.pop(worker)
         worker.note_played(worker.slots[number])
@@ -265,6 +263,14 @@ class AsyncCollector(MultiProcessCollector):
                     self._lags.append(self.progress.updates - self._updates_at.get(self._ready.pop(worker), 0))
                     return worker
             wait([worker.connection for worker in self._waiting if worker.connection is not None])
+
+    def _hear_all(self) -> None:
+        """Wait for all batches under way; of faults in them nobody needs to know before the next batch is asked for."""
+        for worker in list(self._waiting):
+            try:
+                self._hear(worker)
+            except EnvFault as fault:
+                self._faults.append(fault)
 
     def _hear(self, worker: Worker) -> None:
         """Take the answer of a worker that has played its batch."""
@@ -304,14 +310,13 @@ class AsyncCollector(MultiProcessCollector):
 
     def state_dict(self) -> StateDict:
         """Waits for the batches that are under way, and forgets them: a resumed run plays them anew."""
-        for worker in self._waiting:
-            self._hear(worker)
+        self._hear_all()
         command = "marked_state" if self._under_way else "state"
         return {**self._state_dict(command), "trajectories": self._episodes.copy()}
 
     def load_state_dict(self, state: StateDict) -> None:
-        for worker in self._waiting:
-            self._hear(worker)
+        self._hear_all()
+        self._faults.clear()
         self._under_way, self._waiting, self._ready = {}, [], {}
         super().load_state_dict(state)
         self._episodes[...] = state.get("trajectories", np.array(state["environment"]["episodes"]))

@@ -72,8 +72,9 @@ def _chosen(
     return [other if chosen else one for chosen, other, one in zip(is_random, random_actions, best, strict=True)]
 
 
-def plan_of(policy: Actor, steps: int, num_envs: int, env_steps: int, init_random_frames: int) -> Plan:
+def plan_of(policy: Actor, shape: tuple[int, ...], env_steps: int, init_random_frames: int) -> Plan:
     """The randomness of the next ``[T, N]`` actions, the first of which is number ``env_steps``, drawn at once."""
+    steps, num_envs = shape
     if policy.exploration is None:
         return Plan.without_exploration(steps, num_envs)
     plan = policy.exploration.plan((steps, num_envs), env_steps, init_random_frames)
