@@ -169,17 +169,27 @@ class Crew:
 
     def state_of(self, worker: Worker, command: str = "state") -> StateDict:
         """Where its environments stand, for a checkpoint; where they last stood, if it cannot be begun any more."""
+        assert worker.base is not None
         try:
-            if worker.connection is None:
+            if worker.connection is None:  # its death has ended the run
                 self._bring_back(worker)
             state = worker.call(command)
         except Died:
-            self._forget(worker)
-            assert worker.base is not None
-            log.warning("%s cannot be brought back: a resumed run begins earlier in its episodes", worker)
-            return worker.base
+            try:
+                state = self.revived(worker, partial(worker.call, command))
+            except EnvFault as fault:
+                log.warning("%s; a resumed run begins earlier in the episodes of %s", fault, worker)
+                return worker.base
         worker.begin_log(state)
         return state
+
+    def load(self, worker: Worker, state: StateDict) -> None:
+        """Let its environments go on from that state."""
+        worker.begin_log(state)
+        try:
+            worker.call("load", state)
+        except Died:
+            self.revived(worker, lambda: None)
 
     def shorten_log(self, worker: Worker) -> None:
         """See that a worker that dies has not too much to follow."""

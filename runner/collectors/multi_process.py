@@ -101,7 +101,7 @@ class MultiProcessCollector(Batches):
         counts = [self.environment.row_metrics(), *(worker.counts for worker in self.crew.workers)]
         names = sorted({name for count in counts for name in count})
         sums = {name: sum(count.get(name, 0.0) for count in counts) for name in names}
-        return {**sums, "perf/worker_restarts": self.crew.failures} if self.crew.failures else sums
+        return {**sums, "perf/worker_restarts": self.crew.failures}
 
     def update_policy_weights_(self) -> None:
         """Let the next batches that are begun be played by the learner's weights as they are now."""
@@ -126,8 +126,7 @@ class MultiProcessCollector(Batches):
         """Go on from a state of this or another kind of collector, of as many environments."""
         for worker in self.crew.workers:
             share = self.environment.share(state["environment"], worker.first, worker.num_envs)
-            worker.call("load", share)
-            worker.begin_log(worker.call("state"))
+            self.crew.load(worker, share)
         self.policy.load_state_dict(state["policy"])
         self.crew.failures, self.collected = state.get("failures", 0), state.get("collected", 0)
         if state.get("weights") is not None:
@@ -311,8 +310,13 @@ class AsyncCollector(MultiProcessCollector):
     def state_dict(self) -> StateDict:
         """Waits for the batches that are under way, and forgets them: a resumed run plays them anew."""
         self._hear_all()
-        command = "marked_state" if self._under_way else "state"
-        return {**self._state_dict(command), "trajectories": self._episodes.copy()}
+        before = {worker: worker.pid for worker in self._under_way}
+        state = self._state_dict("marked_state" if self._under_way else "state")
+        for worker, pid in before.items():
+            if worker.pid != pid and worker in self._ready:  # begun anew before its batch, which nobody has seen
+                del self._ready[worker]
+                worker.ask("play", self._under_way[worker])
+        return {**state, "trajectories": self._episodes.copy()}
 
     def load_state_dict(self, state: StateDict) -> None:
         self._hear_all()

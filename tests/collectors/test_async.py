@@ -190,3 +190,17 @@ def test_nothing_is_left_of_it(made):
     one.shutdown()
     assert are_gone(pids)
     assert isinstance(one, AsyncCollector)
+
+
+def test_a_worker_that_dies_just_before_a_save_goes_on_as_if_it_had_not(made):
+    one = made(frames=20, max_failures=50)
+    found = take(one, 5)
+    for number in range(10):
+        time.sleep(0.02)  # both batches under way are played by now
+        worker = one.crew.workers[number % 2]
+        kill(worker)
+        assert are_gone([worker.pid])
+        one.state_dict()
+        found += more(one, 4)
+    assert_whole(by_episode(found))
+    assert one.crew.failures == 10

@@ -296,3 +296,15 @@ def test_a_run_whose_fork_server_is_killed_ends_with_a_line_and_a_state(made):
     with pytest.raises(EnvFault, match="the process that forks the collector's workers is gone"):
         take(one, 1)
     assert len(one.state_dict()["environment"]["episodes"]) == 4
+
+
+def test_a_worker_that_dies_just_before_a_save_or_a_load_changes_nothing(made):
+    expected, one = take(in_process(), 40), made()
+    found = take(one, 20)
+    kill(one.crew.workers[0])
+    assert are_gone([one.crew.workers[0].pid])
+    state = one.state_dict()
+    kill(one.crew.workers[1])
+    assert are_gone([one.crew.workers[1].pid])
+    one.load_state_dict(state)
+    assert same(found + take(one, 20), expected)
