@@ -7,6 +7,7 @@
     python scripts/bench.py --checkpoints              what checkpoints cost, and how long each one blocks the loop
     python scripts/bench.py --start                    from the shell to the first env step and MLflow's first metric
     python scripts/bench.py --replay                   add and sample, of ours, SB3's, and plain tensors
+    python scripts/bench.py --collection               env steps without learning: SB3's, and by worker processes
     python scripts/bench.py --memmap                   a first and a second checkpoint of a buffer on disk
     python scripts/bench.py --compile                  compile=none, trace and update
 
@@ -117,6 +118,12 @@ def replay(arguments: Arguments) -> None:
     measure_replay(arguments.rounds or 5)
 
 
+def collection(arguments: Arguments) -> None:
+    from scripts.benchmark.collection import measure_collection
+
+    measure_collection(arguments.rounds or 5)
+
+
 def memmap(arguments: Arguments) -> None:
     from scripts.benchmark.memmap import measure_memmap
 
@@ -129,6 +136,7 @@ ACTIONS: dict[str, Callable[[Arguments], None]] = {
     "peers": peers,
     "start": start,
     "replay": replay,
+    "collection": collection,
     "memmap": memmap,
     "compile": compile_,
     **{name: switch(name) for name in ("logging", "checkpoints")},

@@ -11,6 +11,8 @@ from runner.hook import POINTS
 from runner.runs import RunFolder
 from runner.text import own_command
 
+RESTARTS = ("env_restarts", "env_cut_episodes", "worker_restarts")
+
 
 def explain_schedule(config: Config, experiment: Experiment) -> str:
     """The hooks at each point in order, shapes, parameter counts, replay memory, and what will be run."""
@@ -19,7 +21,7 @@ def explain_schedule(config: Config, experiment: Experiment) -> str:
     assert collector is not None
     sections = {
         "environment": [
-            f"{spec.id} x {experiment.environment.num_envs}, resumes by {experiment.environment.resume_mode}",
+            f"{spec.id} x {experiment.environment.num_envs} {collector}, resumes by {collector.resume_mode}",
             f"observation {list(spec.observation_shape)} {spec.observation_dtype}, "
             f"action {list(spec.action_shape)} {spec.action_dtype}"
             + (f" of {spec.num_actions}" if spec.num_actions is not None else ""),
@@ -95,12 +97,11 @@ def summarize(config: Config, experiment: Experiment, run: RunFolder, status: st
 
 
 def _restarts(experiment: Experiment) -> list[str]:
-    guard = experiment.environment.guard
-    if not guard.restarts:
-        return []
-    return [
-        f"restarts    {guard.restarts} of environments that failed, {guard.cut_episodes} episodes cut short by them"
-    ]
+    collector: Any = experiment.trainer.collector
+    counts = collector.row_metrics()
+    envs, cut, workers = (int(counts.get(f"perf/{name}", 0)) for name in RESTARTS)
+    lines = [f"restarts    {envs} of environments that failed, {cut} episodes cut short by them"] if envs else []
+    return [*lines, f"restarts    {workers} of worker processes that were killed"] if workers else lines
 
 
 def _is_full(experiment: Experiment) -> bool:
