@@ -3,6 +3,7 @@
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,8 @@ def _explain(config: dict[str, Any]) -> int:
     from runner.spec import HooklineError
 
     try:
-        print(explain(config))
+        with suppress(BrokenPipeError):  # whoever reads it has seen enough
+            print(explain(config), flush=True)
     except HooklineError as error:
         print(error, file=sys.stderr)
         return error.exit_code

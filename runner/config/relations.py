@@ -29,15 +29,25 @@ def relation_problems(config: Mapping[str, Any], origins: Origins) -> Iterator[P
 def _of_sizes(config: Mapping[str, Any], origins: Origins) -> Iterator[Problem]:
     collected, envs = _ours(config, "collector", "frames_per_batch"), _ours(config, "env", "num_envs")
     capacity, learned = _ours(config, "source", "capacity"), _ours(config, "source", "batch_size")
+    whose, workers = f"env.num_envs={envs}", _ours(config, "collector", "num_collectors")
+    if envs and workers and workers > envs:
+        yield _about(
+            origins, "collector.num_collectors", workers, f"is more than {whose}: each worker needs an environment"
+        )
+    elif envs and workers and lookup(config, "collector.async_collection") is True:
+        if envs % workers:
+            words = f"is not a divisor of {whose}: asynchronous workers are all of one size"
+            yield _about(origins, "collector.num_collectors", workers, words)
+        envs = envs // workers
+        whose = f"the {envs} environments of a worker"
     if collected and envs and collected % envs:
-        words = f"is not a multiple of env.num_envs={envs}"
-        yield _about(origins, "collector.frames_per_batch", collected, words)
+        yield _about(origins, "collector.frames_per_batch", collected, f"is not a multiple of {whose}")
     batches = {"collector.frames_per_batch": collected or 0, "source.batch_size": learned or 0}
     largest = max(batches, key=lambda key: batches[key])
     if capacity and capacity < batches[largest]:
         yield _about(origins, "source.capacity", capacity, f"is less than a batch of {largest}={batches[largest]}")
     elif capacity and envs and capacity % envs:
-        yield _about(origins, "source.capacity", capacity, f"is not a multiple of env.num_envs={envs}")
+        yield _about(origins, "source.capacity", capacity, f"is not a multiple of {whose}")
 
 
 def _ours(config: Mapping[str, Any], group: str, name: str) -> int | None:

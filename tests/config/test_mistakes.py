@@ -224,6 +224,29 @@ def test_words_that_are_wrong_together_are_a_mistake(ask, typed, where, words):
 
 
 @pytest.mark.parametrize(
+    ("typed", "key", "words"),
+    [
+        (["collector=sync"], "collector.num_collectors=2", "is more than env.num_envs=1: each worker needs an env"),
+        (["collector=async", "env.num_envs=3"], "collector.num_collectors=2", "is not a divisor of env.num_envs=3"),
+        (["collector=async", "env.num_envs=4", "collector.frames_per_batch=3"], "collector.frames_per_batch=3",
+         "is not a multiple of the 2 environments of a worker"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_workers_that_cannot_share_the_environments_are_a_mistake(ask, typed, key, words):
+    answer = ask(*typed)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.mistakes[0].startswith(f"{key} (")
+    assert words in answer.mistakes[0]
+    assert os.listdir(ask.folder) == []
+
+
+def test_batches_of_asynchronous_workers_need_to_suit_one_worker_only():
+    typed = ["collector=async", "env.num_envs=4", "collector.frames_per_batch=2", "source.capacity=1002"]
+    assert check(parse_arguments(typed)).config
+
+
+@pytest.mark.parametrize(
     ("name", "value", "words"),
     [
         ("CKPT_BACKEND", "torhc", "there is no such backend; did you mean torch?"),
