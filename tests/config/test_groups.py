@@ -11,7 +11,12 @@ CHOICES = [
     (file.relative_to(CONF).parts[0], "/".join(file.relative_to(CONF).with_suffix("").parts[1:]))
     for file in sorted(CONF.glob("*/**/*.yaml"))
 ]
-NEEDED = {("env", "gym"): ["env.id=Pendulum-v1"], ("scheduler", "piecewise"): ["scheduler.points=[[0,1e-3],[9,1e-4]]"]}
+NEEDED = {
+    ("env", "gym"): ["env.id=Pendulum-v1"],
+    ("scheduler", "piecewise"): ["scheduler.points=[[0,1e-3],[9,1e-4]]"],
+    ("collector", "sync"): ["env.num_envs=2"],
+    ("collector", "async"): ["env.num_envs=2"],
+}
 
 
 def test_there_are_choices():

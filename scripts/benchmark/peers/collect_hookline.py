@@ -3,7 +3,9 @@
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import torch
@@ -19,7 +21,7 @@ from runner.seeding import Streams
 class Slow(CartPoleEnv):
     """CartPole whose every step takes a millisecond of CPU time."""
 
-    def step(self, action: int) -> tuple:
+    def step(self, action: Any) -> Any:
         end = time.thread_time() + 1e-3
         while time.thread_time() < end:
             pass
@@ -36,10 +38,8 @@ def main(result: str, env: str, processes: int, num_envs: int, frames_per_batch:
     networks = make_q_network(environment.spec, [64, 64], "tanh")
     exploration = EpsilonGreedy(streams.numpy("exploration"), environment.spec, 0.05, 0.05, 0)
     policy = make_policy(networks, environment.spec, exploration)
-    if processes:
-        collector = SyncCollector(environment, policy, frames_per_batch, num_collectors=processes)
-    else:
-        collector = InProcessCollector(environment, policy, frames_per_batch)
+    make_collector: Any = partial(SyncCollector, num_collectors=processes) if processes else InProcessCollector
+    collector = make_collector(environment, policy, frames_per_batch)
     playing = iter(collector)
     next(playing)
     cpu, wall = time.process_time(), time.perf_counter()
