@@ -18,6 +18,7 @@ import torch
 
 _DIE_WITH_PARENT = 1
 """``PR_SET_PDEATHSIG`` of Linux's ``prctl``."""
+_OF_THE_RUN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLOSE_SECONDS = 5.0
 """That workers have to close their environments; then they are killed."""
 
@@ -120,8 +121,9 @@ def _live_with(parent: int, live: Callable[[], None], *let_go: Callable[[], None
     code = 1
     try:
         _die_with(parent)
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the run decides what becomes of its workers
-            signal.signal(number, signal.SIG_IGN)
+        for number in signal.valid_signals():  # what the run does about signals, it does for its workers as well
+            if number in _OF_THE_RUN or callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
         for close in let_go:

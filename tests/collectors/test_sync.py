@@ -1,5 +1,6 @@
 import logging
 import os
+import signal
 import time
 
 import numpy as np
@@ -230,6 +231,16 @@ class Unrepeatable(Counter):
 
     def _observation(self):
         return np.array([self.steps, float(self.number)])
+
+
+def test_signals_are_left_to_the_run(made):
+    expected, one = take(in_process(), 20), made()
+    found = take(one, 10)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        for pid in (one.crew._server.pid, *(worker.pid for worker in one.crew.workers)):
+            os.kill(pid, number)
+    assert same(found + take(one, 10), expected)
+    assert one.crew.failures == 0
 
 
 def test_shutdown_may_be_called_twice_and_leaves_nothing_behind(made):

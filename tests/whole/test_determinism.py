@@ -28,6 +28,13 @@ def test_emptying_learning_changes_the_weights():
     assert not same(weights(train(config)), weights(train({**config, "learning": {}})))
 
 
+def test_a_run_by_two_processes_ends_with_the_weights_of_one_by_none():
+    environments = ("env.num_envs=4", "collector.frames_per_batch=20")
+    alone, shared = train(compose(*environments)), train(compose("collector=sync", *environments))
+    shared.trainer.collector.shutdown()
+    assert same(weights(alone), weights(shared))
+
+
 def test_more_environments_are_deterministic_too():
     first, second = (weights(train(compose("env.num_envs=5", "source.n_step=3"))) for _ in range(2))
     assert same(first, second)
