@@ -1,6 +1,7 @@
 """Processes that step environments: forked by a process that does nothing else, and gone as soon as the run is."""
 
 import ctypes
+import faulthandler
 import gc
 import os
 import signal
@@ -126,6 +127,8 @@ def _live_with(parent: int, live: Callable[[], None], *let_go: Callable[[], None
                 signal.signal(number, signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         signal.set_wakeup_fd(-1)
+        with suppress(OSError, ValueError, AttributeError):  # where stderr is no file
+            faulthandler.enable()  # a simulator that crashes leaves its traceback
         for close in let_go:
             close()
         torch.set_num_threads(1)  # a thread pool does not survive a fork

@@ -13,6 +13,7 @@ from runner.envs.vector import Environment
 from runner.spec import ACTION, NEXT_DONE, NEXT_OBSERVATION, OBSERVATION, EnvFault, HooklineError, Progress
 from tests.collectors.parts import are_gone, family, kill, partial_environment, same, shared_segments, take, workers
 from tests.envs.faulty import faulty
+from tests.envs.test_restore import Snapshotted
 from tests.toys import Counter, environment, policy, turn_around
 
 
@@ -319,3 +320,44 @@ def test_a_worker_that_dies_just_before_a_save_or_a_load_changes_nothing(made):
     assert are_gone([one.crew.workers[1].pid])
     one.load_state_dict(state)
     assert same(found + take(one, 20), expected)
+
+
+def test_a_simulator_that_crashes_each_time_ends_the_run_and_is_named(made, caplog):
+    env = partial_environment(lambda: Crashing(), 2)
+    one = made(env=env, frames=20, max_failures=2)
+    with pytest.raises(
+        EnvFault, match=r"collector worker [01] \(env [01]\) was killed by SIGSEGV; collector.max_failures=2"
+    ):
+        take(one, 20)
+    assert one.progress.env_steps == 60
+    assert one.state_dict()["environment"]["lengths"] == [30, 30]
+
+
+class Crashing(Counter):
+    """Does what a broken simulator does at the 35th step of an episode; the trial one is shorter."""
+
+    def __init__(self):
+        super().__init__(length=100)
+
+    def step(self, action):
+        if self.steps == 34:
+            os.kill(os.getpid(), signal.SIGSEGV)
+        return super().step(action)
+
+
+def test_environments_with_snapshots_are_brought_back_by_them(made):
+    def env():
+        return partial_environment(lambda: Snapshotted(), 2)
+
+    assert env().resume_mode == "snapshot"
+    whole, killed = made(env=env(), frames=20), made(env=env(), frames=20)
+    expected = take(whole, 20)
+    found = take(killed, 7)
+    state = killed.state_dict()
+    found += take(killed, 3)
+    kill(killed.crew.workers[0])
+    found += take(killed, 10)
+    assert same(found, expected)
+    other = made(env=env(), frames=20, progress=Progress(env_steps=140))
+    other.load_state_dict(state)
+    assert same(take(other, 13), expected[7:])
