@@ -187,6 +187,10 @@ class ConfigError(HooklineError):
     exit_code = 2
 
 
+class ContractError(ConfigError, TypeError):
+    """A part does not have the methods, or its methods not the signatures, that its place asks for."""
+
+
 class EnvFault(HooklineError):
     """An environment raised, hung, or returned what it does not declare; the message names it, episode and step."""
 

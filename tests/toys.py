@@ -12,8 +12,9 @@ from torch import nn
 from runner.builders import make_collector_offpolicy
 from runner.envs.vector import make_environment
 from runner.exploration import EpsilonGreedy
-from runner.hook import POINTS, StatelessHook
+from runner.hook import StatelessHook
 from runner.networks.mlp import make_q_network
+from runner.points import POINTS
 from runner.policy import Policy
 from runner.seeding import Streams
 from runner.spec import NEXT_REWARD, OBSERVATION, Progress

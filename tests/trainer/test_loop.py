@@ -6,9 +6,9 @@ from tensordict import TensorDict
 
 from runner.builders import make_learner
 from runner.checkpoint.store import CheckpointStore
-from runner.hook import POINTS
 from runner.learner.learner import ModuleLoss
 from runner.metrics import Metrics
+from runner.points import POINTS
 from runner.schedules import Linear
 from runner.spec import NEXT_REWARD, OBSERVATION
 from runner.trainer import BatchSource, Trainer

@@ -122,7 +122,7 @@ def test_the_schedule_names_the_operations_of_each_point():
     one = trainer()
     UpdateWeights(one.collector, {"batches": 1}).register(one)
     tape = Tape()
-    one.register_op("batch_process", tape.data)
+    one.register_op("batch_process", tape.data, at="here")
     schedule = one.schedule()
     assert (schedule["post_steps"], schedule["batch_process"]) == (["UpdateWeights"], ["Tape.data"])
     assert schedule["optimizer"] == ["Learner.step"]
