@@ -11,6 +11,10 @@ from tensordict import TensorDictBase
 OBSERVATION = "observation"
 ACTION = "action"
 TD_ERROR = "td_error"
+ADVANTAGE = "advantage"
+VALUE_TARGET = "value_target"
+MASK = ("collector", "mask")
+"""Which rows of a batch were really played; absent where all were."""
 NEXT_OBSERVATION = ("next", "observation")
 NEXT_REWARD = ("next", "reward")
 NEXT_TERMINATED = ("next", "terminated")
@@ -75,8 +79,8 @@ class Progress:
     frame_skip: int = 1
 
     def count(self, batch: TensorDictBase) -> None:
-        """Count a raw collected batch ``[N, T]``; rows that ``("collector", "mask")`` marks invalid do not count."""
-        mask = batch.get(("collector", "mask"), None)
+        """Count a raw collected batch ``[N, T]``; rows that ``MASK`` marks invalid do not count."""
+        mask = batch.get(MASK, None)
         env_steps = batch.numel() if mask is None else int(mask.sum())
         done = batch.get(NEXT_DONE, None)
         if done is not None and mask is not None:

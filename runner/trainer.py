@@ -69,7 +69,7 @@ class Trainer:
             if not given.
         loss_module: ``loss_module(sub_batch) -> {loss_*: ...}``, for use without a ``learner``.
         optimizer: a torch optimizer, or an ``Optimization``, over the parameters of ``loss_module``; the trainer then
-            registers the update at ``optimizer`` itself, so that no ``OptimizerHook`` is needed.
+            registers the update at ``optimizer`` itself; without it, one ``OptimizerHook`` or several have to.
         learner: in place of the two; an ``OptimizerHook`` has to apply its updates.
         source: where sub-batches come from; the collected batch itself if not given.
         optim_steps_per_batch: updates for each batch, when there is no source to say so.
@@ -121,7 +121,7 @@ class Trainer:
         self._learning_since: tuple[int, float] | None = None
         self._share_progress()
         self._register_parts()
-        if self.learner is not None and learner is None:
+        if self.learner is not None and optimizer is not None and learner is None:
             self.register_op("optimizer", self.learner.step)
 
     def _share_progress(self) -> None:
@@ -387,6 +387,6 @@ class Trainer:
 
 
 def _make_learner(loss_module: Callable[..., Any] | None, optimizer: Any, progress: Progress) -> Learner | None:
-    if (loss_module is None) != (optimizer is None):
-        raise ValueError("a loss_module and an optimizer go together")
+    if loss_module is None and optimizer is not None:
+        raise ValueError("an optimizer goes together with its loss_module")
     return None if loss_module is None else Learner.from_loss_module(loss_module, optimizer, progress)

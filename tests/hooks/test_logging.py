@@ -65,7 +65,7 @@ def test_recent_rewards_survive_a_resume():
     one.returns.extend([1.0, 2.0, 3.0, 4.0])
     one.lengths.extend([5, 6])
     other.load_state_dict(one.state_dict())
-    assert other.state_dict() == {"returns": [2, 3, 4], "lengths": [5, 6], "episodes": 0}
+    assert other.state_dict() == {"returns": [2, 3, 4], "lengths": [5, 6], "episodes": 0, "has_new": False}
     assert other.returns.maxlen == 3
 
 

@@ -185,9 +185,9 @@ def test_an_optimizer_hook_applies_the_same_update():
     assert torch.equal(*weights)
 
 
-@pytest.mark.parametrize("given", [{"loss_module": RewardModel()}, {"optimizer": object()}])
-def test_a_loss_module_needs_an_optimizer(given):
-    with pytest.raises(ValueError, match="go together"):
+@pytest.mark.parametrize("given", [{"loss_module": lambda batch: {}}, {"optimizer": object()}])
+def test_a_plain_function_needs_an_optimizer_and_an_optimizer_a_loss(given):
+    with pytest.raises(ValueError, match="goes together"):
         Trainer(collector=collector(), total_frames=8, **given)
 
 
