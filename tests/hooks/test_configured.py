@@ -1,0 +1,71 @@
+"""Every hook on disk runs by its YAML, and a run with it that is saved and resumed is the run without a break."""
+
+import pytest
+
+from runner.config.assemble import assemble
+from runner.config.check import CONF
+from runner.runs import RunFolder
+from tests.toys import same_tree
+from tests.whole.runs import compose
+
+NEEDED = {
+    "clear_cuda_cache": ["hooks.clear_cuda_cache.every.batches=3"],
+    "lr_scheduler": ["scheduler=constant", "learning.lr_scheduler.every.updates=10"],
+    "target_net_updater": ["target_updater=trivial"],
+    "value_estimator": ["learning.value_estimator.estimator={_target_: tests.toys.RewardToGo}"],
+    "early_stopping": ["hooks.early_stopping.monitor=train/return_mean", "hooks.early_stopping.patience=1000"],
+}
+LEARNING = sorted(path.stem for path in (CONF / "learning").glob("*.yaml"))
+HOOKS = sorted(path.stem for path in (CONF / "hooks").glob("*.yaml"))
+FIRST = ("select_keys",)
+
+
+SMALL = ("total_frames=600", "source.warmup=100", "log_every.env_steps=50", "evaluation.every.env_steps=200")
+
+
+def config_with(group, choice):
+    base = {"learning": "off_policy", "hooks": "default"}[group]
+    both = [choice] if choice == base else [choice, base] if choice in FIRST else [base, choice]
+    return compose(f"{group}=[{','.join(both)}]", *NEEDED.get(choice, []), *SMALL)
+
+
+def state_of(experiment):
+    """All that must be the same bits: not the clocks, and what tells when a row was written."""
+    state = experiment.trainer.state_dict()
+    del state["progress"]["seconds"], state["checkpoint"]
+    pending = state.pop("metrics")["pending"]
+    return {**state, "pending": {name: value for name, value in pending.items() if not name.startswith("perf/")}}
+
+
+def begun(folder):
+    folder.mkdir()
+    return RunFolder.start(folder, algo="a", env="e", seed=0, config_hash="")
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"), [*(("learning", one) for one in LEARNING), *(("hooks", one) for one in HOOKS)]
+)
+def test_a_hook_runs_by_its_yaml_and_resumes_bit_for_bit(group, choice, tmp_path):
+    config = config_with(group, choice)
+    through = assemble(config, begun(tmp_path / "through"))
+    through.trainer.train()
+
+    half = assemble(config, begun(tmp_path / "half"))
+    half.trainer.ask_to_stop = lambda: "half" if half.trainer.progress.env_steps >= 310 else None
+    half.trainer.train()
+    assert half.trainer.progress.env_steps == 310
+    resumed = assemble(config, RunFolder.open(tmp_path / "half"))
+    resumed.trainer.load_from_file()
+    resumed.trainer.train()
+
+    assert resumed.trainer.progress.updates == through.trainer.progress.updates > 40
+    assert same_tree(state_of(resumed), state_of(through))
+
+
+@pytest.mark.parametrize(
+    ("choice", "typed"), [("target_net_updater", "target_updater=polyak"), ("lr_scheduler", "scheduler=linear")]
+)
+def test_what_the_optimization_does_already_has_no_second_owner(choice, typed):
+    config = compose(f"learning=[off_policy,{choice}]", typed)
+    with pytest.raises(ValueError, match="already"):
+        assemble(config)
