@@ -14,14 +14,13 @@ from runner.types import Every
 BY_POINT = ("_process", "_operate", "_log")
 """The trainer's methods whose first argument is the point of the loop."""
 
-PHASES = {"_optimize": "optimizer", "_end_batch": "post_steps_log", "_safe_point": "save_and_log"}
-
 
 class LogTiming(Hook):
     """Logs ``perf/time_<phase>``: seconds that each phase of the loop took since they were logged last.
 
-    Phases are ``collect``, ``losses``, ``save_and_log`` and the points of the loop. The trainer's methods are clocked
-    from the registration of this hook until it is taken out; without it, nothing is.
+    Phases are ``collect``, ``losses``, ``save_and_log`` and the points of the loop; each lasts from the end of the one
+    before to its own. The trainer's methods are clocked from the registration of this hook until it is taken out;
+    without it, nothing is.
     """
 
     point = "post_steps_log"
@@ -29,14 +28,15 @@ class LogTiming(Hook):
     def __init__(self, every: Every | None = None) -> None:
         super().__init__(every)
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._last = perf_counter()
         self._clocked: list[tuple[Any, str]] = []
 
     def register(self, trainer: Any, name: str | None = None) -> None:
         super().register(trainer, name)
         for method in BY_POINT:
             self._replace(trainer, method, self._clock_point(getattr(trainer, method)))
-        for method, phase in PHASES.items():
-            self._replace(trainer, method, self._clock(getattr(trainer, method), phase))
+        self._replace(trainer, "_optimize", self._clock(trainer._optimize, "optimizer"))
+        self._replace(trainer, "_safe_point", self._clock(trainer._safe_point, "save_and_log", after="post_steps_log"))
         self._replace(trainer, "_batches", self._clock_batches(trainer._batches))
         if trainer.learner is not None:
             losses = self._clock(trainer.learner.compute_losses, "losses")
@@ -46,46 +46,46 @@ class LogTiming(Hook):
         setattr(owner, method, clocked)
         self._clocked.append((owner, method))
 
-    def _clock(self, method: Callable[..., Any], phase: str) -> Callable[..., Any]:
-        seconds = self.seconds
-
-        def clocked(*arguments: Any) -> Any:
-            started = perf_counter()
-            result = method(*arguments)
-            seconds[phase] += perf_counter() - started
-            return result
-
-        return clocked
+    def _lap(self, phase: str) -> None:
+        now = perf_counter()
+        self.seconds[phase] += now - self._last
+        self._last = now
 
     def _clock_point(self, method: Callable[..., Any]) -> Callable[..., Any]:
         seconds = self.seconds
 
         def clocked(point: str, *arguments: Any) -> Any:
-            started = perf_counter()
             result = method(point, *arguments)
-            seconds[point] += perf_counter() - started
+            now = perf_counter()  # as in _lap, without the time of its call
+            seconds[point] += now - self._last
+            self._last = now
+            return result
+
+        return clocked
+
+    def _clock(self, method: Callable[..., Any], phase: str, after: str | None = None) -> Callable[..., Any]:
+        def clocked(*arguments: Any) -> Any:
+            if after is not None:
+                self._lap(after)
+            result = method(*arguments)
+            self._lap(phase)
             return result
 
         return clocked
 
     def _clock_batches(self, batches: Callable[[], Iterator[TensorDictBase]]) -> Callable[[], Iterator[TensorDictBase]]:
         def clocked() -> Iterator[TensorDictBase]:
-            iterator = batches()
-            while True:
-                started = perf_counter()
-                batch = next(iterator, None)
-                self.seconds["collect"] += perf_counter() - started
-                if batch is None:
-                    return
+            self._last = perf_counter()
+            for batch in batches():
+                self._lap("collect")
                 yield batch
 
         return clocked
 
     def __call__(self, batch: TensorDictBase) -> dict[str, Any]:
-        seconds = dict(self.seconds)
-        seconds["post_steps_log"] = seconds.get("post_steps_log", 0.0) - seconds.get("save_and_log", 0.0)
+        seconds = {f"perf/time_{phase}": Gauge(value) for phase, value in self.seconds.items()}
         self.seconds.clear()
-        return {f"perf/time_{phase}": Gauge(value) for phase, value in seconds.items()}
+        return seconds
 
     def release(self) -> None:
         for owner, method in self._clocked:

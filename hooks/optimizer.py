@@ -50,9 +50,9 @@ class OptimizerHook(TrainerHookBase):
             raise ValueError(f"{name}: this trainer has no losses: make it with a learner or a loss_module")
         if trainer.learner.step in trainer.operations("optimizer"):
             raise ValueError("this trainer was made from loss_module and optimizer: it applies the updates by itself")
-        trainer.register_module(name, self)
         if self.learner is None:
             self.optimization = trainer.learner.add(self.optimization, name, self.terms, self.every)
+        trainer.register_module(name, self)
         self._learner = self.learner or trainer.learner
         trainer.register_op("optimizer", self)
 
