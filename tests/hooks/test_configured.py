@@ -69,3 +69,30 @@ def test_what_the_optimization_does_already_has_no_second_owner(choice, typed):
     config = compose(f"learning=[off_policy,{choice}]", typed)
     with pytest.raises(ValueError, match="already"):
         assemble(config)
+
+
+@pytest.mark.pins("make_target_updater", excludes="its settings cannot be typed")
+def test_targets_by_the_names_of_the_page_can_be_typed():
+    typed = ("target_updater=interval", "target_updater.value_network_update_interval=50")
+    target = assemble(compose(*typed)).trainer.learner.modules["default"].networks["q"].target
+    assert (type(target).__name__, target.rate) == ("PolyakTarget", 1 / 50)
+    with pytest.raises(ValueError, match="there is no target for a hard_update"):
+        assemble(compose(*typed, "target_updater.hard_update=true", "loss.delay_value=false"))
+
+
+@pytest.mark.pins("make_trainer", excludes="its settings cannot be typed")
+def test_what_the_page_sets_by_a_configuration_class_can_be_typed():
+    typed = (
+        "source.optim_steps=2", "optimizer=adamax", "optimizer.lr=0.01", "optimizer.weight_decay=0.1",
+        "scheduler=cosine", "source.batch_size=16", "log_every.env_steps=100", "learner.clip=5",
+        "learner.clip_by=value", "learning=[off_policy,reward_normalizer]", "learning.reward_normalizer.scale=2",
+        "learning.reward_normalizer.decay=0.5",
+    )  # fmt: skip
+    experiment = assemble(compose(*typed))
+    (own,) = experiment.trainer.learner.optimizations()
+    group = own.optimizer.param_groups[0]
+    assert (type(own.optimizer).__name__, group["weight_decay"]) == ("Adamax", 0.1)
+    assert (own.lr_at(0), type(own.schedule).__name__) == (0.01, "Cosine")
+    assert (experiment.source.optim_steps(), experiment.source.batch_size) == (2, 16)
+    hook = experiment.hooks["reward_normalizer"]
+    assert (hook.scale, hook.decay, str(experiment.trainer.log_every)) == (2, 0.5, "every 100 env_steps")

@@ -1,5 +1,4 @@
 import time
-from statistics import median
 
 import pytest
 
@@ -69,14 +68,14 @@ def test_nothing_is_clocked_without_it():
 
 @pytest.mark.slow
 def test_it_costs_little(record_property):
-    """Nanoseconds of its eleven clocks, beside the 250 us of the smallest batch with an update (performance notes)."""
+    """Its clocks of a batch with one update, beside the 560 us of CleanRL's work by a loop without any library."""
     hook, costs = LogTiming(), []
     clocked = hook._clock_point(lambda point: None)
     for function in (clocked, lambda point: None) * 5:
-        started = time.perf_counter()
+        started = time.process_time()
         for _ in range(100_000):
             function("post_steps")
-        costs.append((time.perf_counter() - started) / 100_000)
-    extra = 12 * (median(costs[::2]) - median(costs[1::2]))
+        costs.append((time.process_time() - started) / 100_000)
+    extra = 12 * (min(costs[::2]) - min(costs[1::2]))
     record_property("note", f"LogTiming: {extra * 1e6:.1f} us for each batch with one update")
     assert extra < 0.01 * 560e-6
