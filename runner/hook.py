@@ -111,7 +111,7 @@ class Hook(TrainerHookBase):
         every: for example ``{"env_steps": 1000}``; each time that the point fires where not given.
     """
 
-    point: ClassVar[str]
+    point: ClassVar[str] = ""
     remembers: ClassVar[tuple[str, ...]] = ()
     interval: Interval | None = None
     __call__: Callable[..., Any]

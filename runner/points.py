@@ -1,13 +1,14 @@
 """The points of the loop at which hooks plug in, and what an operation has to be to stand at one."""
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Protocol, Union, get_args, get_origin
 
 from tensordict import TensorDictBase
 
-from runner.spec import Abandoned, ContractError, EnvFault, Progress
+from runner.spec import Abandoned, ContractError, EnvFault, Progress, StateDict
 
 POINTS = {
     "batch_process": "data",
@@ -54,6 +55,10 @@ class Clock(Protocol):
 
     def fires_always(self, progress: Progress) -> None: ...
 
+    def state_dict(self) -> StateDict: ...
+
+    def load_state_dict(self, state: StateDict) -> None: ...
+
 
 class Registered(NamedTuple):
     """One operation at one point: what is called, with which keyword arguments, and what was registered."""
@@ -62,6 +67,8 @@ class Registered(NamedTuple):
     kwargs: Mapping[str, Any]
     original: Operation
     every: Clock | None = None
+    is_owned: bool = False
+    """Whether the trainer made the interval, and has to save it."""
 
     def belongs_to(self, owner: Any) -> bool:
         return belongs_to(self.original, owner)
@@ -81,6 +88,32 @@ def name_of(operation: Any) -> str:
     return getattr(operation, "__qualname__", type(operation).__name__)
 
 
+class Intervals:
+    """The intervals of operations whose owner does not save them, by point and name."""
+
+    def __init__(self, operations: Mapping[str, list[Registered]]) -> None:
+        self._operations = operations
+
+    def _named(self) -> dict[str, Clock]:
+        named: dict[str, Clock] = {}
+        for point, operations in self._operations.items():
+            counts: Counter[str] = Counter()
+            for one in operations:
+                if one.is_owned and one.every is not None:
+                    name = f"{point}/{name_of(one.original)}"
+                    counts[name] += 1
+                    named[f"{name}/{counts[name]}"] = one.every
+        return named
+
+    def state_dict(self) -> StateDict:
+        return {name: every.state_dict() for name, every in self._named().items()}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        for name, every in self._named().items():
+            if name in state:
+                every.load_state_dict(state[name])
+
+
 class Due:
     """Calls an operation when its interval fires; where it does not, a batch is passed on as it is."""
 
@@ -98,7 +131,7 @@ class Due:
 
 
 def make_registered(
-    point: str, operation: Operation, every: Clock | None, kwargs: Mapping[str, Any], trainer: Any
+    point: str, operation: Operation, every: Clock | None, is_owned: bool, kwargs: Mapping[str, Any], trainer: Any
 ) -> Registered:
     """Check an operation against its point and make it ready to be called there; raises ``ContractError``."""
     if point not in POINTS:
@@ -115,7 +148,7 @@ def make_registered(
         every.fires_always(trainer.progress)
     elif every is not None:
         call = Due(call, every, trainer.progress, POINTS[point] == "data")
-    return Registered(call, given, operation, every)
+    return Registered(call, given, operation, every, is_owned)
 
 
 def _is_each(every: Clock, point: str) -> bool:

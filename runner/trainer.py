@@ -12,7 +12,7 @@ from runner.checkpoint.store import CheckpointStore, naming_state_of
 from runner.hook import Interval, StopRequest, UnfinishedBatch
 from runner.learner.learner import Learner
 from runner.metrics import Metrics
-from runner.points import POINTS, Operation, Registered, belongs_to, make_registered, name_of
+from runner.points import POINTS, Intervals, Operation, Registered, belongs_to, make_registered, name_of
 from runner.spec import (
     Abandoned,
     CheckpointError,
@@ -195,7 +195,7 @@ class Trainer:
         those after it.
         """
         self.unfinished.forget()
-        for operation, kwargs, hook, _ in self._operations["post_steps_log"][done:]:
+        for operation, kwargs, hook, _, _ in self._operations["post_steps_log"][done:]:
             try:
                 values = operation(batch, **kwargs)
             except Abandoned:
@@ -212,7 +212,7 @@ class Trainer:
         return self._safe_point()
 
     def _process(self, point: str, batch: TensorDictBase) -> TensorDictBase:
-        for operation, kwargs, hook, _ in self._operations[point]:
+        for operation, kwargs, hook, _, _ in self._operations[point]:
             batch = operation(batch, **kwargs)
             if not isinstance(batch, TensorDictBase):
                 returned = type(batch).__name__
@@ -220,17 +220,17 @@ class Trainer:
         return batch
 
     def _operate(self, point: str, *arguments: Any) -> None:
-        for operation, kwargs, _, _ in self._operations[point]:
+        for operation, kwargs, _, _, _ in self._operations[point]:
             operation(*arguments, **kwargs)
 
     def _log(self, point: str, batch: TensorDictBase) -> None:
-        for operation, kwargs, hook, _ in self._operations[point]:
+        for operation, kwargs, hook, _, _ in self._operations[point]:
             values = operation(batch, **kwargs)
             if values:
                 self.log(values, hook)
 
     def _optimize(self, losses: TensorDictBase, sub_batch: TensorDictBase) -> None:
-        for operation, kwargs, _, _ in self._operations["optimizer"]:
+        for operation, kwargs, _, _, _ in self._operations["optimizer"]:
             values = operation(losses, sub_batch, **kwargs)
             if values:
                 self.metrics.add(values)
@@ -307,9 +307,12 @@ class Trainer:
         Args:
             every: each so often, for example ``{"env_steps": 1000}``; an ``Interval`` where its owner saves it.
         """
+        is_owned = isinstance(every, Mapping)
         clock = Interval(every) if isinstance(every, Mapping) else every
-        registered = make_registered(point, operation, clock, kwargs, self)
+        registered = make_registered(point, operation, clock, is_owned, kwargs, self)
         self._operations[point].append(registered)
+        if is_owned and "intervals" not in self._modules:
+            self.register_module("intervals", Intervals(self._operations))
 
     def unregister(self, owner: Any) -> None:
         """Take a hook out: its operations at every point, its state, and what it shows in the progress bar."""

@@ -90,7 +90,7 @@ def make_trainer(
     collector: Collector,
     learner: Learner | None = None,
     source: DataSource | None = None,
-    total_frames: PositiveInt = 1,
+    total_frames: PositiveInt | None = None,
     frame_skip: PositiveInt | None = None,
     hooks: Mapping[str, TrainerHookBase] | None = None,
     loggers: Sequence[Logger] = (),
@@ -117,6 +117,8 @@ def make_trainer(
         logger: one more of ``loggers``.
         more: further arguments of :class:`Trainer`, and :class:`TrainerOptions`.
     """
+    if total_frames is None:
+        raise ValueError("make_trainer needs total_frames: after how many a run is done")
     if (learner is None) == (loss_module is None):
         raise ValueError("make_trainer takes either a learner or a loss_module")
     if source is not None and replay_buffer is not None:

@@ -129,7 +129,7 @@ def test_recorder_and_loggers_are_registered_and_nothing_is_played_at_build():
             return {"eval/return_mean": 1.0}
 
     judge, rows, more = Judge(), Rows(), Rows()
-    one = made(recorder=Recorder(judge), logger=rows, loggers=[more], log_interval=20)
+    one = made(recorder=Recorder(judge), logger=rows, loggers=[more], log_interval=20, optim_steps_per_batch=1)
     assert judge.calls == 0
     one.train()
     assert judge.calls == 2
@@ -164,7 +164,9 @@ def test_a_learner_has_its_own_settings():
     with pytest.raises(ValueError, match="either a learner or a loss_module"):
         make_trainer(collector(), total_frames=8)
     with pytest.raises(ValueError, match="either a learner or a loss_module"):
-        make_trainer(collector(), learner, loss_module=RewardModel())
+        make_trainer(collector(), learner, total_frames=8, loss_module=RewardModel())
+    with pytest.raises(ValueError, match="needs total_frames"):
+        make_trainer(collector(), learner)
 
 
 def test_options_can_be_listed():

@@ -8,7 +8,7 @@ from hooks.log_reward import LogReward
 from hooks.recorder import Recorder
 from runner.hook import Hook, TrainerHookBase
 from runner.points import POINTS
-from runner.spec import ConfigError, ContractError
+from runner.spec import Abandoned, ConfigError, ContractError
 from tests.toys import Call, same_tree, trainer
 
 
@@ -173,11 +173,11 @@ def test_interval_and_memory_go_on_where_they_were_with_another_number_too(befor
     one, hook = trainer(20), Count(before)
     hook.register(one)
     one.train()
-    other, resumed = trainer(40), Count({"batches": 3})
+    other, resumed = trainer(40), Count({"batches": 4})
     resumed.register(other)
     other.load_state_dict(one.state_dict() | {"count": hook.state_dict()})
     other.train()
-    assert resumed.calls == hook.calls + 2  # batches 6 and 9
+    assert resumed.calls == hook.calls + 1  # batch 8, and not 6
 
 
 def test_a_plain_operation_can_have_an_interval():
@@ -186,6 +186,49 @@ def test_a_plain_operation_can_have_an_interval():
     one.register_op("process_optim_batch", lambda batch: batch.set("seen", batch["observation"]), every={"batches": 2})
     one.train()
     assert seen == [2, 4]
+
+
+def test_the_interval_of_a_plain_operation_is_saved():
+    def counting(total_frames):
+        one, seen = trainer(total_frames), []
+        for _ in range(2):
+            one.register_op("post_steps", lambda: seen.append(one.progress.batches), every={"batches": 4})
+        return one, seen
+
+    one, _ = counting(20)
+    one.train()
+    other, seen = counting(40)
+    other.load_state_dict(one.state_dict())
+    other.train()
+    assert (other.progress.batches, seen) == (10, [8, 8])
+
+
+@pytest.mark.parametrize("every", [None, {"batches": 2}])
+def test_what_was_given_up_is_done_when_the_run_goes_on(every):
+    one, calls = trainer(12), []
+
+    def give_up_at_first(batch):
+        calls.append(one.progress.batches)
+        if len(calls) == 1:
+            raise Abandoned
+
+    one.register_op("post_steps_log", give_up_at_first, every=every)
+    one.train()
+    one.train()
+    assert calls == ([1, 1, 2, 3] if every is None else [2, 2])
+
+
+def test_a_hook_without_a_point_or_a_call_is_refused():
+    class Nowhere(Hook):
+        def __call__(self): ...
+
+    class Silent(Hook):
+        point = "post_steps"
+
+    with pytest.raises(ValueError, match="no hook point ''; there are batch_process"):
+        Nowhere().register(trainer())
+    with pytest.raises(ContractError, match="what stands at post_steps must be callable"):
+        Silent().register(trainer())
 
 
 def test_a_batch_that_is_not_due_is_passed_on():
