@@ -4,16 +4,18 @@ from typing import Any
 
 from tensordict import TensorDictBase
 
-from runner.hook import StatelessHook
+from runner.hook import Hook
+from runner.types import Every
 
 
-class CountFramesLog(StatelessHook):
-    """Logs ``train/n_frames``: env steps times the frame skip, as the run's progress counts them."""
+class CountFramesLog(Hook):
+    """Logs ``train/n_frames``: env steps times the frame skip, as the run's progress counts the raw batches."""
 
-    def register(self, trainer: Any, name: str | None = None) -> None:
-        self.progress = trainer.progress
-        trainer.register_module(name or self.default_name(), self)
-        trainer.register_op("pre_steps_log", self)
+    point = "pre_steps_log"
+
+    def __init__(self, log_pbar: bool = False, every: Every | None = None) -> None:
+        super().__init__(every)
+        self.log_pbar = log_pbar
 
     def __call__(self, batch: TensorDictBase) -> dict[str, Any]:
-        return {"train/n_frames": self.progress.frames}
+        return {"train/n_frames": self.progress.frames, "log_pbar": self.log_pbar}

@@ -4,12 +4,12 @@ from typing import Any, Literal
 
 from tensordict import TensorDictBase
 
-from runner.hook import TrainerHookBase
+from runner.hook import Hook
 from runner.spec import StateDict
-from runner.types import NonNegativeFloat, PositiveInt
+from runner.types import Every, NonNegativeFloat, PositiveInt
 
 
-class EarlyStopping(TrainerHookBase):
+class EarlyStopping(Hook):
     """Stops the run when ``monitor`` reaches ``threshold``, or after ``patience`` values without improvement.
 
     Args:
@@ -18,7 +18,11 @@ class EarlyStopping(TrainerHookBase):
         min_delta: an improvement smaller than this does not count.
         patience: values without improvement before the run ends.
         threshold: good enough; ``None`` for no such value.
+        every: how often to look whether there is a new value.
     """
+
+    point = "post_steps_log"
+    remembers = ("best", "waited")
 
     def __init__(
         self,
@@ -27,7 +31,9 @@ class EarlyStopping(TrainerHookBase):
         min_delta: NonNegativeFloat = 0.0,
         patience: PositiveInt = 10,
         threshold: float | None = None,
+        every: Every | None = None,
     ) -> None:
+        super().__init__(every)
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
         self.min_delta, self.patience = min_delta, patience
         self.threshold = threshold
@@ -35,11 +41,6 @@ class EarlyStopping(TrainerHookBase):
         self.waited = 0
         self._judged: Any = None
         self._unjudged: float | None = None
-
-    def register(self, trainer: Any, name: str | None = None) -> None:
-        self.trainer = trainer
-        trainer.register_module(name or self.default_name(), self)
-        trainer.register_op("post_steps_log", self)
 
     def __call__(self, batch: TensorDictBase) -> None:
         value = self._new_value()
@@ -65,7 +66,8 @@ class EarlyStopping(TrainerHookBase):
 
     def state_dict(self) -> StateDict:
         value = self._new_value()
-        return {"best": self.best, "waited": self.waited, "unjudged": None if value is None else float(value)}
+        return {**super().state_dict(), "unjudged": None if value is None else float(value)}
 
     def load_state_dict(self, state: StateDict) -> None:
-        self.best, self.waited, self._unjudged = state["best"], state["waited"], state["unjudged"]
+        super().load_state_dict(state)
+        self._unjudged = state["unjudged"]

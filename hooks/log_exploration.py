@@ -4,31 +4,20 @@ from typing import Any
 
 from tensordict import TensorDictBase
 
-from runner.hook import Interval, TrainerHookBase
+from runner.hook import Hook
 from runner.metrics import Gauge
-from runner.spec import StateDict
 from runner.types import Every
 
 
-class LogExploration(TrainerHookBase):
+class LogExploration(Hook):
     """Logs what the exploration has to say of itself, for example ``train/epsilon``."""
 
-    def __init__(self, policy: Any, every: Every) -> None:
-        self.policy, self.interval = policy, Interval(every)
+    point = "pre_steps_log"
 
-    def register(self, trainer: Any, name: str | None = None) -> None:
-        self.progress = trainer.progress
-        trainer.register_module(name or self.default_name(), self)
-        trainer.register_op("pre_steps_log", self)
+    def __init__(self, policy: Any, every: Every | None = None) -> None:
+        super().__init__(every)
+        self.policy = policy
 
-    def __call__(self, batch: TensorDictBase) -> dict[str, Any] | None:
-        if not self.interval.fires(self.progress):
-            return None
+    def __call__(self, batch: TensorDictBase) -> dict[str, Any]:
         readings = self.policy.metrics(self.progress.env_steps)
         return {**{name: Gauge(value) for name, value in readings.items()}, "log_pbar": True}
-
-    def state_dict(self) -> StateDict:
-        return self.interval.state_dict()
-
-    def load_state_dict(self, state: StateDict) -> None:
-        self.interval.load_state_dict(state)

@@ -2,32 +2,30 @@
 
 import sys
 from contextlib import suppress
-from typing import Any
 
 from tensordict import TensorDictBase
 from tqdm import tqdm
 
-from runner.hook import StatelessHook
+from runner.hook import Hook
+from runner.types import Every
 
 SHORT_NAMES = {"train/return_mean": "return", "eval/return_mean": "eval", "train/epsilon": "epsilon"}
 HIDDEN = {"train/length_mean", "eval/return_std", "eval/length_mean"}
 
 
-class ProgressBar(StatelessHook):
+class ProgressBar(Hook):
     """A bar of env steps with the latest return, evaluation, epsilon, loss, and what other hooks flag ``log_pbar``.
 
     Where the output is no terminal, a line is printed for each tenth of the run instead.
     """
 
-    def __init__(self) -> None:
+    point = "post_steps_log"
+
+    def __init__(self, every: Every | None = None) -> None:
+        super().__init__(every)
         self._bar: tqdm | None = None
         self._is_terminal = False
         self._shown_tenth = -1
-
-    def register(self, trainer: Any, name: str | None = None) -> None:
-        self.trainer = trainer
-        trainer.register_module(name or self.default_name(), self)
-        trainer.register_op("post_steps_log", self)
 
     def __call__(self, batch: TensorDictBase) -> None:
         if self._bar is None:
@@ -79,6 +77,9 @@ class ProgressBar(StatelessHook):
         steps, seconds = self._initial
         passed = self.trainer.progress.seconds - seconds
         return f"  {(self.trainer.progress.env_steps - steps) / passed:,.0f} steps/s" if passed > 0 else ""
+
+    def release(self) -> None:
+        self.close()
 
     def close(self) -> None:
         """Leave the finished bar on the screen."""

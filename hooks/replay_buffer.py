@@ -4,22 +4,27 @@ from typing import Any
 
 from tensordict import TensorDictBase
 
-from runner.hook import StatelessHook
+from runner.hook import Hook
 from runner.spec import DataSource
+from runner.types import Every
 
 
-class ReplayBufferTrainer(StatelessHook):
+class ReplayBufferTrainer(Hook):
     """Extends the source with each batch, samples each sub-batch from it, and tells it how surprising that was.
 
     The source's contents are saved by the trainer, which owns it.
+
+    Args:
+        every: how often the batch collected last is stored; each one if not given.
     """
 
-    def __init__(self, source: DataSource) -> None:
+    def __init__(self, source: DataSource, every: Every | None = None) -> None:
+        super().__init__(every)
         self.source = source
 
     def register(self, trainer: Any, name: str | None = None) -> None:
         trainer.register_module(name or self.default_name(), self)
-        trainer.register_op("batch_process", self.extend)
+        trainer.register_op("batch_process", self.extend, every=self.interval)
         trainer.register_op("process_optim_batch", self.sample)
         trainer.register_op("post_loss", self.update_priority)
 

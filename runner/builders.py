@@ -2,8 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn, optim
@@ -21,20 +20,18 @@ from runner.data.storage import TensorStorage
 from runner.envs.vector import Environment, make_environment
 from runner.evaluation import Evaluation
 from runner.exploration import EpsilonGreedy
-from runner.hook import TrainerHookBase
 from runner.learner.approximation import Approximation
 from runner.learner.gradients import Clip, ClipBy, NonFinite
 from runner.learner.learner import DEFAULT_MODULE, Learner, Loss, Module
 from runner.learner.optimization import Optimization
 from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, TrivialTarget
 from runner.losses.dqn import DQNLoss, LossFunction
-from runner.metrics import Metrics
 from runner.networks.mlp import make_q_network
 from runner.policy import Policy
 from runner.schedules import Schedule
 from runner.seeding import Streams, env_seed
-from runner.spec import NEXT_DONE, Collector, DataSource, EnvSpec, Exploration, Logger, Progress
-from runner.trainer import Trainer
+from runner.spec import NEXT_DONE, EnvSpec, Exploration, Progress
+from runner.trainer_builder import make_trainer
 from runner.types import Compile, Discount, Every, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
 
 
@@ -78,18 +75,60 @@ def make_replay_buffer(
     )
 
 
-def make_dqn_loss(gamma: Discount = 0.99, double: bool = True, loss_function: LossFunction = "smooth_l1") -> DQNLoss:
-    """The loss of deep Q-learning, over a network ``q``."""
-    return DQNLoss(gamma, double, loss_function)
+def make_dqn_loss(
+    gamma: Discount = 0.99,
+    double: bool = True,
+    loss_function: LossFunction = "smooth_l1",
+    delay_value: bool = True,
+    loss: Literal["single", "double"] | None = None,
+) -> DQNLoss:
+    """The loss of deep Q-learning, over a network ``q``.
+
+    Args:
+        double: the network, not its target, says which next action is best.
+        delay_value: bootstrap from a target network, not from the network itself.
+        loss: the trainer page's name for ``delay_value``: ``double`` with a target network, ``single`` without.
+    """
+    if loss is not None and loss not in ("single", "double"):
+        raise ValueError(f"loss={loss!r}: there are single and double")
+    if loss_function not in get_args(LossFunction):
+        raise ValueError(f"loss_function={loss_function!r}: there are {', '.join(get_args(LossFunction))}")
+    made = DQNLoss(gamma, double, loss_function)
+    if loss == "single" or not delay_value:
+        made.targets = ()  # type: ignore[assignment]
+    return made
 
 
-def make_target_updater(update_frequency: PositiveInt | None = None, rate: Fraction | None = None) -> TargetNetwork:
-    """A target renewed every ``update_frequency`` updates, or averaged at ``rate``, or neither: the network itself."""
+def make_target_updater(
+    update_frequency: PositiveInt | None = None,
+    rate: Fraction | None = None,
+    loss: Any = None,
+    hard_update: bool | None = None,
+    value_network_update_interval: PositiveInt | None = None,
+) -> TargetNetwork:
+    """A target renewed every ``update_frequency`` updates, or averaged at ``rate``, or neither: the network itself.
+
+    Or by the names of the trainer page: renewed every ``value_network_update_interval`` updates with ``hard_update``,
+    else averaged at a rate of one divided by it; 1000 if only ``hard_update`` is given.
+
+    Args:
+        loss: one that has no targets (or the word ``single``) can have no ``hard_update``.
+    """
+    if hard_update is not None or value_network_update_interval is not None:
+        if update_frequency is not None or rate is not None:
+            raise ValueError("value_network_update_interval with hard_update, or update_frequency, or rate: not both")
+        interval = value_network_update_interval or 1000
+        update_frequency, rate = (interval, None) if hard_update else (None, 1 / interval)
+    is_single = loss == "single" or (
+        loss is not None and not isinstance(loss, str) and not getattr(loss, "targets", ())
+    )
+    if is_single and update_frequency is not None:
+        raise ValueError("a single loss bootstraps from the network itself: there is no target for a hard_update")
     if update_frequency is not None and rate is not None:
         raise ValueError("a target has an update_frequency (copied) or a rate (averaged), not both")
     if update_frequency is not None:
         return FixedTarget(update_frequency)
-    return TrivialTarget() if rate is None else PolyakTarget(rate)
+    return TrivialTarget() if rate is None or is_single else PolyakTarget(rate)
 
 
 def make_learner(
@@ -149,33 +188,6 @@ def make_evaluation(
         return env_seed(streams.seed, stream, episode)
 
     return Evaluation(environment.make_for_evaluation, policy, seed_of, every, episodes, final_episodes)
-
-
-def make_trainer(
-    collector: Collector,
-    learner: Learner,
-    source: DataSource,
-    total_frames: PositiveInt,
-    frame_skip: PositiveInt | None = None,
-    hooks: Mapping[str, TrainerHookBase] | None = None,
-    loggers: Sequence[Logger] = (),
-    save_trainer_file: str | Path | None = None,
-    **limits: Any,
-) -> Trainer:
-    """A trainer with ``hooks`` registered in their order; ``limits`` are further arguments of :class:`Trainer`."""
-    trainer = Trainer(
-        collector=collector,
-        learner=learner,
-        source=source,
-        total_frames=total_frames,
-        frame_skip=frame_skip,
-        metrics=limits.pop("metrics", None) or Metrics(loggers),
-        save_trainer_file=save_trainer_file,
-        **limits,
-    )
-    for name, hook in (hooks or {}).items():
-        hook.register(trainer, name)
-    return trainer
 
 
 __all__ = [

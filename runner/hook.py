@@ -3,34 +3,16 @@
 import re
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from runner.spec import Progress, StateDict
-from runner.types import Unit
-
-POINTS = {
-    "batch_process": "data",
-    "pre_steps_log": "log",
-    "pre_optim_steps": "operation",
-    "process_optim_batch": "data",
-    "post_loss": "operation",
-    "optimizer": "optimization",
-    "post_optim": "operation",
-    "post_optim_log": "log",
-    "post_steps": "operation",
-    "post_steps_log": "log",
-}
-"""The ten points of the loop in the order they fire, and the kind of each.
-
-``data(batch) -> TensorDict`` replaces the batch; ``log(batch) -> dict | None`` returns metrics, where the reserved
-key ``log_pbar`` says whether the progress bar shows them; an ``operation`` takes nothing (``post_loss`` takes the
-sub-batch); ``optimization(losses, sub_batch) -> dict | None`` moves the weights and may return metrics.
-"""
+from runner.spec import ContractError, Progress, StateDict
+from runner.types import Every, Unit
 
 
 class TrainerHookBase(ABC):
@@ -42,6 +24,11 @@ class TrainerHookBase(ABC):
             warnings.warn(f"{cls.__name__}.save_dict is now called state_dict", DeprecationWarning, stacklevel=2)
             cls.state_dict = cls.save_dict  # type: ignore[attr-defined,method-assign]
             cls.__abstractmethods__ = frozenset(getattr(cls, "__abstractmethods__", ())) - {"state_dict"}
+
+    def __new__(cls, *arguments: Any, **kwargs: Any) -> "TrainerHookBase":
+        if cls.__abstractmethods__:
+            raise ContractError(f"{cls.__name__} is no hook yet: it lacks {', '.join(sorted(cls.__abstractmethods__))}")
+        return super().__new__(cls)
 
     @classmethod
     def default_name(cls) -> str:
@@ -57,6 +44,9 @@ class TrainerHookBase(ABC):
 
     @abstractmethod
     def load_state_dict(self, state: StateDict) -> None: ...
+
+    def release(self) -> None:  # noqa: B027 (there is mostly nothing to do)
+        """The trainer has taken this hook out."""
 
 
 class StatelessHook(TrainerHookBase):
@@ -83,22 +73,66 @@ class Interval:
         if self.unit not in get_args(Unit) or self.n <= 0:
             raise ValueError(f"no interval of {self.n} {self.unit}: n > 0 of {', '.join(get_args(Unit))}")
         self._before: float = 0
+        self._before_that: float = 0
+        self._followed: Progress | None = None
 
     def fires(self, progress: Progress) -> bool:
         now = getattr(progress, self.unit)
         is_due = now // self.n > self._before // self.n
-        self._before = now
+        self._before_that, self._before = self._before, now
         return is_due
+
+    def take_back(self) -> None:
+        """What was due has not been done after all."""
+        self._before = self._before_that
+
+    def fires_always(self, progress: Progress) -> None:
+        """Nobody asks any more: it would fire each time; ``progress`` says where it is when it is saved."""
+        self._followed = progress
 
     def __str__(self) -> str:
         return f"every {self.n:g} {self.unit}"
 
     def state_dict(self) -> StateDict:
-        return {"unit": self.unit, "before": self._before}
+        before = self._before if self._followed is None else getattr(self._followed, self.unit)
+        return {"unit": self.unit, "before": before}
 
     def load_state_dict(self, state: StateDict) -> None:
         if state["unit"] == self.unit:  # counts of another unit, from before it was changed, say nothing
-            self._before = state["before"]
+            self._before = self._before_that = state["before"]
+
+
+class Hook(TrainerHookBase):
+    """Base of hooks with one operation: ``__call__`` at ``point``, each so often, which is all there is to write.
+
+    Saved are its interval and the attributes that ``remembers`` names: tensors, arrays, numbers, texts, lists, dicts.
+
+    Args:
+        every: for example ``{"env_steps": 1000}``; each time that the point fires where not given.
+    """
+
+    point: ClassVar[str] = ""
+    remembers: ClassVar[tuple[str, ...]] = ()
+    interval: Interval | None = None
+    __call__: Callable[..., Any]
+
+    def __init__(self, every: Every | None = None) -> None:
+        self.interval = Interval(every) if every else None
+
+    def register(self, trainer: Any, name: str | None = None) -> None:
+        self.trainer, self.progress = trainer, trainer.progress
+        trainer.register_module(name or self.default_name(), self)
+        trainer.register_op(self.point, self, every=self.interval)
+
+    def state_dict(self) -> StateDict:
+        state = {name: deepcopy(getattr(self, name)) for name in self.remembers}
+        return state | ({} if self.interval is None else {"interval": self.interval.state_dict()})
+
+    def load_state_dict(self, state: StateDict) -> None:
+        for name in self.remembers:
+            setattr(self, name, deepcopy(state[name]))
+        if self.interval is not None and "interval" in state:
+            self.interval.load_state_dict(state["interval"])
 
 
 @dataclass

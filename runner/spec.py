@@ -12,6 +12,10 @@ from torch import Tensor
 OBSERVATION = "observation"
 ACTION = "action"
 TD_ERROR = "td_error"
+ADVANTAGE = "advantage"
+VALUE_TARGET = "value_target"
+MASK = ("collector", "mask")
+"""Which rows of a batch were really played; absent where all were."""
 NEXT_OBSERVATION = ("next", "observation")
 NEXT_REWARD = ("next", "reward")
 NEXT_TERMINATED = ("next", "terminated")
@@ -78,8 +82,8 @@ class Progress:
     frame_skip: int = 1
 
     def count(self, batch: TensorDictBase) -> None:
-        """Count a raw collected batch ``[N, T]``; rows that ``("collector", "mask")`` marks invalid do not count."""
-        mask = batch.get(("collector", "mask"), None)
+        """Count a raw collected batch ``[N, T]``; rows that ``MASK`` marks invalid do not count."""
+        mask = batch.get(MASK, None)
         env_steps = batch.numel() if mask is None else int(mask.sum())
         done = batch.get(NEXT_DONE, None)
         if done is not None and mask is not None:
@@ -202,6 +206,10 @@ class ConfigError(HooklineError):
     """The configuration cannot be run."""
 
     exit_code = 2
+
+
+class ContractError(ConfigError, TypeError):
+    """A part does not have the methods, or its methods not the signatures, that its place asks for."""
 
 
 class EnvFault(HooklineError):

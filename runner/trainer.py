@@ -4,18 +4,20 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from tensordict import TensorDictBase
 
 from runner.checkpoint.store import CheckpointStore, naming_state_of
-from runner.hook import POINTS, Interval, StopRequest, UnfinishedBatch
+from runner.hook import Interval, StopRequest, UnfinishedBatch
 from runner.learner.learner import Learner
 from runner.metrics import Metrics
+from runner.points import POINTS, Intervals, Operation, Registered, belongs_to, make_registered, name_of
 from runner.spec import (
     Abandoned,
     CheckpointError,
     Collector,
+    ContractError,
     DataSource,
     EnvFault,
     HooklineError,
@@ -25,8 +27,6 @@ from runner.spec import (
 )
 
 log = logging.getLogger(__name__)
-
-Operation = Callable[..., Any]
 
 PARTS = ("progress", "collector", "learner", "source")
 """The parts without whose state a run cannot go on as it was."""
@@ -59,13 +59,6 @@ class BatchSource:
         pass
 
 
-class Registered(NamedTuple):
-    """One operation at one point, with the keyword arguments it is called with."""
-
-    operation: Operation
-    kwargs: Mapping[str, Any]
-
-
 class Trainer:
     """Collects, learns, logs and saves, until enough frames have passed.
 
@@ -76,7 +69,7 @@ class Trainer:
             if not given.
         loss_module: ``loss_module(sub_batch) -> {loss_*: ...}``, for use without a ``learner``.
         optimizer: a torch optimizer, or an ``Optimization``, over the parameters of ``loss_module``; the trainer then
-            registers the update at ``optimizer`` itself, so that no ``OptimizerHook`` is needed.
+            registers the update at ``optimizer`` itself; without it, one ``OptimizerHook`` or several have to.
         learner: in place of the two; an ``OptimizerHook`` has to apply its updates.
         source: where sub-batches come from; the collected batch itself if not given.
         optim_steps_per_batch: updates for each batch, when there is no source to say so.
@@ -119,14 +112,16 @@ class Trainer:
         self.stop = StopRequest()
         self.unfinished = UnfinishedBatch()
         self.optim_stopped = False
+        self.batch: TensorDictBase | None = None
         self.pbar_values: dict[str, Any] = {}
+        self._shown_by: dict[str, Operation | None] = {}
         self._operations: dict[str, list[Registered]] = {point: [] for point in POINTS}
         self._modules: dict[str, Stateful] = {}
         self._clock = time.monotonic()
         self._learning_since: tuple[int, float] | None = None
         self._share_progress()
         self._register_parts()
-        if self.learner is not None and learner is None:
+        if self.learner is not None and optimizer is not None and learner is None:
             self.register_op("optimizer", self.learner.step)
 
     def _share_progress(self) -> None:
@@ -153,7 +148,7 @@ class Trainer:
             return progress
         for batch in self._batches():
             progress.count(batch)
-            batch = self._process("batch_process", batch)
+            batch = self.batch = self._process("batch_process", batch)
             self._log("pre_steps_log", batch)
             if progress.env_steps >= source.warmup and learner is not None:
                 self._operate("pre_optim_steps")
@@ -200,7 +195,7 @@ class Trainer:
         those after it.
         """
         self.unfinished.forget()
-        for operation, kwargs in self._operations["post_steps_log"][done:]:
+        for operation, kwargs, hook, _, _ in self._operations["post_steps_log"][done:]:
             try:
                 values = operation(batch, **kwargs)
             except Abandoned:
@@ -212,39 +207,40 @@ class Trainer:
                 self.unfinished.keep(batch, done)
                 raise self._saved(fault) from fault
             if values:
-                self.log(values)
+                self.log(values, hook)
             done += 1
         return self._safe_point()
 
     def _process(self, point: str, batch: TensorDictBase) -> TensorDictBase:
-        for operation, kwargs in self._operations[point]:
+        for operation, kwargs, hook, _, _ in self._operations[point]:
             batch = operation(batch, **kwargs)
             if not isinstance(batch, TensorDictBase):
-                name = getattr(operation, "__qualname__", type(operation).__name__)
-                raise TypeError(f"{name} at {point} must return a TensorDict; it returned {type(batch).__name__}")
+                returned = type(batch).__name__
+                raise ContractError(f"{name_of(hook)} at {point} must return a TensorDict; it returned {returned}")
         return batch
 
     def _operate(self, point: str, *arguments: Any) -> None:
-        for operation, kwargs in self._operations[point]:
+        for operation, kwargs, _, _, _ in self._operations[point]:
             operation(*arguments, **kwargs)
 
     def _log(self, point: str, batch: TensorDictBase) -> None:
-        for operation, kwargs in self._operations[point]:
+        for operation, kwargs, hook, _, _ in self._operations[point]:
             values = operation(batch, **kwargs)
             if values:
-                self.log(values)
+                self.log(values, hook)
 
     def _optimize(self, losses: TensorDictBase, sub_batch: TensorDictBase) -> None:
-        for operation, kwargs in self._operations["optimizer"]:
+        for operation, kwargs, _, _, _ in self._operations["optimizer"]:
             values = operation(losses, sub_batch, **kwargs)
             if values:
                 self.metrics.add(values)
 
-    def log(self, values: Mapping[str, Any]) -> None:
+    def log(self, values: Mapping[str, Any], hook: Operation | None = None) -> None:
         """Add metrics to the current row; with ``log_pbar`` true among them, the progress bar shows them too."""
         shown = {name: value for name, value in values.items() if name != "log_pbar"}
         if values.get("log_pbar", False):
             self.pbar_values.update(shown)
+            self._shown_by.update(dict.fromkeys(shown, hook))
         self.metrics.add(shown)
 
     def _safe_point(self) -> bool:
@@ -303,41 +299,49 @@ class Trainer:
         extra["perf/seconds"] = self.progress.seconds
         return self.metrics.write_row(self.progress, extra)
 
-    def register_op(self, point: str, operation: Operation, **kwargs: Any) -> None:
-        """Call ``operation`` at ``point`` from now on, after those registered there before; see ``hook.POINTS``."""
-        if point not in POINTS:
-            raise ValueError(f"no hook point {point!r}; there are {', '.join(POINTS)}")
-        if not callable(operation):
-            raise TypeError(f"a {POINTS[point]} operation must be callable; {operation!r} is not")
-        self._operations[point].append(Registered(operation, kwargs))
+    def register_op(
+        self, point: str, operation: Operation, *, every: Interval | Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        """Call ``operation`` at ``point`` from now on, after those registered there before; see ``points.POINTS``.
+
+        Args:
+            every: each so often, for example ``{"env_steps": 1000}``; an ``Interval`` where its owner saves it.
+        """
+        is_owned = isinstance(every, Mapping)
+        clock = Interval(every) if isinstance(every, Mapping) else every
+        registered = make_registered(point, operation, clock, is_owned, kwargs, self)
+        self._operations[point].append(registered)
+        if is_owned and "intervals" not in self._modules:
+            self.register_module("intervals", Intervals(self._operations))
 
     def unregister(self, owner: Any) -> None:
-        """Take a hook out: its operations at every point, and its state."""
-        for operations in self._operations.values():
-            operations[:] = [one for one in operations if not _belongs(one.operation, owner)]
+        """Take a hook out: its operations at every point, its state, and what it shows in the progress bar."""
+        for point, operations in self._operations.items():
+            self._operations[point] = [one for one in operations if not one.belongs_to(owner)]
         self._modules = {name: module for name, module in self._modules.items() if module is not owner}
+        for name in [name for name, hook in self._shown_by.items() if hook and belongs_to(hook, owner)]:
+            del self.pbar_values[name], self._shown_by[name]
+        getattr(owner, "release", lambda: None)()
 
     def register_module(self, name: str, module: Stateful) -> None:
         """Let checkpoints hold ``module`` under ``name``."""
         if not isinstance(name, str):
-            raise TypeError(f"register_module(name, module): the name comes first; got {name!r}")
+            raise ContractError(f"register_module(name, module): the name comes first; got {name!r}")
         for method in ("state_dict", "load_state_dict"):
             if not callable(getattr(module, method, None)):
-                raise TypeError(f"{name}: a {type(module).__name__} has no {method}(), so no checkpoint can hold it")
+                lacks = f"{name}: a {type(module).__name__} has no {method}()"
+                raise ContractError(f"{lacks}, so no checkpoint can hold it")
         if name in self._modules:
             raise ValueError(f"a module named {name!r} is registered already; give another name")
         self._modules[name] = module
 
     def operations(self, point: str) -> list[Operation]:
         """What is registered at ``point``, in order."""
-        return [one.operation for one in self._operations[point]]
+        return [one.original for one in self._operations[point]]
 
     def schedule(self) -> dict[str, list[str]]:
         """The operations at each point, in order, by their names."""
-        return {
-            point: [getattr(one.operation, "__qualname__", type(one.operation).__name__) for one in operations]
-            for point, operations in self._operations.items()
-        }
+        return {point: [str(one) for one in operations] for point, operations in self._operations.items()}
 
     def state_dict(self) -> dict[str, StateDict]:
         return {name: module.state_dict() for name, module in self._modules.items()}
@@ -386,10 +390,6 @@ class Trainer:
 
 
 def _make_learner(loss_module: Callable[..., Any] | None, optimizer: Any, progress: Progress) -> Learner | None:
-    if (loss_module is None) != (optimizer is None):
-        raise ValueError("a loss_module and an optimizer go together")
+    if loss_module is None and optimizer is not None:
+        raise ValueError("an optimizer goes together with its loss_module")
     return None if loss_module is None else Learner.from_loss_module(loss_module, optimizer, progress)
-
-
-def _belongs(operation: Operation, owner: Any) -> bool:
-    return operation is owner or getattr(operation, "__self__", None) is owner

@@ -17,6 +17,12 @@ Unit = Literal["env_steps", "frames", "updates", "episodes", "batches", "seconds
 Every = Annotated[dict[Unit, PositiveFloat], Len(1, 1)]
 """One unit and how many of it, for example ``{env_steps: 1000}``."""
 
+KeyPath = str | list[str]
+"""An entry of a batch, for example ``action`` or ``[next, reward]``."""
+
+SubTrajectory = Annotated[int, Ge(-1)]
+"""Steps of a part of a trajectory; -1 or 0 for single steps."""
+
 Compile = Literal["none", "trace", "update"]
 """How updates are computed: by autograd, by recorded gradients (the same bits), or as one compiled function."""
 

@@ -74,6 +74,7 @@ def test_hooks_are_registered_in_their_order_under_their_names():
     assert list(one.state_dict())[-2:] == ["replay", "optimizer"]
 
 
+@pytest.mark.pins("Logger")
 def test_metrics_of_a_trainer_reach_the_loggers():
     rows, other = Rows(), trainer()
     one = make_trainer(
@@ -143,6 +144,7 @@ def test_options_of_the_learner_reach_its_optimization():
     assert one.loss_weights == {"model": 3.0}
 
 
+@pytest.mark.pins("make_replay_buffer")
 def test_the_replay_buffer_has_the_steps_and_the_discount_it_was_given():
     several = make_replay_buffer(n_step=3, gamma=0.5)
     assert (several.n, several.gamma) == (3, 0.5)

@@ -7,7 +7,7 @@ from typing import Any
 from runner.config.assemble import Config, Experiment
 from runner.config.trust import packages_to_trust
 from runner.evaluation import Evaluated
-from runner.hook import POINTS
+from runner.points import POINTS
 from runner.runs import RunFolder
 from runner.text import own_command
 

@@ -35,12 +35,25 @@ class ModuleLoss:
 
     def __init__(self) -> None:
         self.hyper_parameters: dict[str, Any] = {}
-        self.terms = {"loss": self._call}
+        self.terms: Mapping[str, Callable[..., TensorDictBase]] = _TermsOnDemand({"loss": self._call})
 
     @staticmethod
     def _call(networks: Networks, batch: TensorDictBase, hyper_parameters: Mapping[str, Any]) -> TensorDictBase:
         losses = networks["loss_module"](batch)
         return losses if isinstance(losses, TensorDictBase) else TensorDict(dict(losses), batch_size=[])
+
+
+class _TermsOnDemand(dict[str, Callable[..., TensorDictBase]]):
+    """The one term of a ready module; asked for another, what the module gives without the other ``loss_*``."""
+
+    def __missing__(self, term: str) -> Callable[..., TensorDictBase]:
+        def call(networks: Networks, batch: TensorDictBase, hyper_parameters: Mapping[str, Any]) -> TensorDictBase:
+            losses = self["loss"](networks, batch, hyper_parameters)
+            if f"loss_{term}" not in losses.keys():
+                raise HooklineError(f"the loss module gives no loss_{term}; it gives {', '.join(losses.keys())}")
+            return losses.exclude(*(key for key in losses.keys() if key.startswith("loss") and key != f"loss_{term}"))
+
+        return call
 
 
 class Module(NamedTuple):
@@ -95,14 +108,54 @@ class Learner:
     def from_loss_module(
         cls,
         loss_module: Callable[..., Any],
-        optimizer: optim.Optimizer | Optimization,
+        optimizer: optim.Optimizer | Optimization | None,
         progress: Progress | None = None,
     ) -> "Learner":
-        """A learner for a ready ``loss_module(batch) -> {loss_*: ...}`` and a torch optimizer over its parameters."""
+        """A learner for a ready ``loss_module(batch) -> {loss_*: ...}`` and a torch optimizer over its parameters.
+
+        Without an optimizer, :meth:`add` says what moves them; the loss has to be an ``nn.Module`` then.
+        """
+        if optimizer is None:
+            if not isinstance(loss_module, nn.Module):
+                raise ValueError("a loss_module that is no nn.Module goes together with its optimizer")
+            return cls(
+                {DEFAULT_MODULE: Module({"loss_module": Approximation(loss_module)}, ModuleLoss(), ())}, progress
+            )
         optimization = optimizer if isinstance(optimizer, Optimization) else Optimization(optimizer)
         model = loss_module if isinstance(loss_module, nn.Module) else _Callable(loss_module, optimization.parameters)
         module = Module({"loss_module": Approximation(model)}, ModuleLoss(), (optimization,))
         return cls({DEFAULT_MODULE: module}, progress)
+
+    def add(
+        self, optimizer: optim.Optimizer | Optimization, name: str, terms: Sequence[str] | None = None, every: int = 1
+    ) -> Optimization:
+        """Let one more optimizer move the only module, after those there are; ``every`` counts updates."""
+        if isinstance(optimizer, Optimization):
+            own = optimizer
+        else:
+            own = Optimization(optimizer, name=name, terms=terms, every=every)
+        (module_id,) = self.modules
+        module = self.modules[module_id]
+        modules = {module_id: module._replace(optimizations=(*module.optimizations, own))}
+        _check_owners(modules)
+        self.modules = modules
+        self._recorders[own] = []  # computed by autograd
+        return own
+
+    def remove(self, optimization: Optimization) -> None:
+        """Let an optimizer move nothing any more."""
+        for module_id, module in self.modules.items():
+            left = tuple(one for one in module.optimizations if one is not optimization)
+            self.modules[module_id] = module._replace(optimizations=left)
+
+    def optimizations(self) -> list[Optimization]:
+        """Those of all modules, in their order."""
+        return [one for module in self.modules.values() for one in module.optimizations]
+
+    def follower_of(self, network: nn.Module) -> str | None:
+        """The optimization whose targets follow ``network``, if there is one."""
+        targets = ((one.name, target) for one in self.optimizations() for target in one.targets)
+        return next((name for name, target in targets if getattr(target, "network", None) is network), None)
 
     def compute_losses(self, batch: TensorDictBase) -> TensorDictBase:
         """The losses of each module's first due optimization; outputs per sample (``td_error``) go into ``batch``."""
@@ -113,13 +166,18 @@ class Learner:
         due = self._due(module_id)
         return self._evaluate(module_id, due[0], self._data(module_id, batch)) if due else TensorDict(batch_size=[])
 
-    def step(self, losses: TensorDictBase, batch: TensorDictBase) -> dict[str, Any]:
-        """Apply every due optimization, the first to ``losses``, and return metrics (tensors, not yet read)."""
+    def step(self, losses: TensorDictBase, batch: TensorDictBase, only: Optimization | None = None) -> dict[str, Any]:
+        """Apply every due optimization, the first to ``losses``, and return metrics (tensors, not yet read).
+
+        Who applies each with a call of its own (``only``) keeps their order.
+        """
         metrics: dict[str, Any] = {}
         for module_id in self.modules:
             own = losses if len(self.modules) == 1 else losses.get(module_id)
             prefix = self._prefix(module_id)
             for index, optimization in enumerate(self._due(module_id)):
+                if only is not None and optimization is not only:
+                    continue
                 if index:
                     own = self._evaluate(module_id, optimization, self._data(module_id, batch))
                 for name, value in self._update(optimization, own).items():
@@ -202,11 +260,8 @@ class Learner:
 
     def check_finite(self) -> None:
         """Raise ``NonFiniteError`` if weights are no longer finite."""
-        for optimization in self._optimizations():
+        for optimization in self.optimizations():
             optimization.check_finite()
-
-    def _optimizations(self) -> list[Optimization]:
-        return [one for module in self.modules.values() for one in module.optimizations]
 
     def get_state(self) -> StateDict:
         """Everything the learner has learnt; the same as :meth:`state_dict`."""

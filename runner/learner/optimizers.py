@@ -87,3 +87,14 @@ def rmsprop(
 ) -> optim.Optimizer:
     """RMSprop (Tieleman & Hinton 2012)."""
     return optim.RMSprop(params, lr=lr, alpha=alpha, eps=eps, weight_decay=weight_decay)
+
+
+def adamax(
+    params: Iterable[nn.Parameter],
+    lr: PositiveFloat = 2e-3,
+    betas: tuple[Fraction, OpenFraction] = (0.9, 0.999),
+    eps: PositiveFloat = 1e-8,
+    weight_decay: NonNegativeFloat = 0.0,
+) -> optim.Optimizer:
+    """Adamax (Kingma & Ba 2015, algorithm 2)."""
+    return optim.Adamax(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, foreach=True)

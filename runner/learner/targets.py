@@ -59,17 +59,17 @@ class Pairs(NamedTuple):
 
 
 class _Copy(TargetNetwork):
-    """A frozen deep copy, with matching lists of tensors for updates in one call."""
+    """A frozen deep copy of ``network``, with matching lists of tensors for updates in one call."""
 
     def init(self, model: nn.Module) -> None:
         self.model = deepcopy(model).requires_grad_(False)
-        self._network = model
+        self.network = model
         self._has_buffers = any(True for _ in model.buffers())
         self._pairs = _pair_up(self.model, model)
 
     def pairs(self) -> Pairs:
         """Buffers are looked up each time, since a module may replace them where parameters stay what they are."""
-        return _pair_up(self.model, self._network) if self._has_buffers else self._pairs
+        return _pair_up(self.model, self.network) if self._has_buffers else self._pairs
 
 
 class FixedTarget(_Copy):

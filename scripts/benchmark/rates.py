@@ -137,7 +137,7 @@ def split(experiment: Experiment, phases: defaultdict[str, float]) -> None:
     learning = {"ReplayBufferTrainer", "OptimizerHook", "UpdateWeights"}
     for operations in trainer._operations.values():
         for index, one in enumerate(operations):
-            owner = getattr(one.operation, "__self__", one.operation)
+            owner = getattr(one.original, "__self__", one.original)
             if type(owner).__name__ not in learning:
                 operations[index] = one._replace(operation=clocked(one.operation, "hooks", phases))
 

@@ -51,6 +51,7 @@ def test_a_batch_goes_on_where_the_last_one_ended():
     assert torch.equal(first[NEXT_OBSERVATION][:, -1], second[OBSERVATION][:, 0])
 
 
+@pytest.mark.pins("make_collector_offpolicy")
 def test_the_first_env_steps_are_random():
     env = environment("CartPole-v1", 2)
     greedy, *_ = batches(collector(env, 200), 1)

@@ -16,6 +16,7 @@ NEEDED = {
     ("scheduler", "piecewise"): ["scheduler.points=[[0,1e-3],[9,1e-4]]"],
     ("collector", "sync"): ["env.num_envs=2"],
     ("collector", "async"): ["env.num_envs=2"],
+    ("learning", "value_estimator"): ["learning.value_estimator.estimator={_target_: tests.toys.RewardToGo}"],
 }
 
 
@@ -31,7 +32,11 @@ def test_a_choice_composes_and_is_valid(group, choice):
 
 def test_help_names_every_group_and_every_choice():
     page = help_text(Composer(CONF)).splitlines()
-    lines = {line.split()[0]: line for line in page if line.startswith("  ") and line.split()}
+    lines, name = {}, ""
+    for line in page:
+        if line.startswith("  ") and line.split():
+            name = name if line.startswith(" " * 18) else line.split()[0]  # or it goes on with the choices of the last
+            lines[name] = lines.get(name, "") + line
     for group, choice in CHOICES:
         assert choice in lines[group]
     assert len(page) < 75

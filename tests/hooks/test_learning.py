@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from hooks.optimizer import OptimizerHook
@@ -24,6 +25,7 @@ def replaying(total_frames=12, loss=None, **options):
     return one, source
 
 
+@pytest.mark.pins("ReplayBufferTrainer")
 def test_every_batch_goes_into_the_buffer():
     one, source = replaying(12, warmup=8)
     one.train()
@@ -31,6 +33,7 @@ def test_every_batch_goes_into_the_buffer():
     assert source.storage.flat[OBSERVATION][:12, 0].tolist() == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0, 1]
 
 
+@pytest.mark.pins("ReplayBufferTrainer")
 def test_updates_are_made_on_what_is_sampled():
     one, _ = replaying(8)
     shapes = []
@@ -44,6 +47,7 @@ def test_the_buffer_decides_when_updates_begin_and_how_many_there_are():
     assert one.train().updates == 2 * 3  # after the batches that end at 12 and at 16
 
 
+@pytest.mark.pins("ReplayBufferTrainer", excludes="priorities need the indices, and a loss that writes them in place")
 def test_priorities_are_the_errors_of_what_was_sampled():
     class WithError(RewardModel):
         def forward(self, batch):
@@ -63,6 +67,7 @@ def test_without_an_error_no_priority_is_told():
     assert not hasattr(source.sampler, "told")
 
 
+@pytest.mark.pins("OptimizerHook")
 def test_the_optimizer_hook_moves_the_weights_of_its_learner_and_logs():
     other = trainer()
     one = Trainer(collector=collector(), learner=other.learner, total_frames=4)
@@ -84,6 +89,7 @@ def test_without_an_optimizer_operation_nothing_moves():
     assert torch.equal(weights(one), before)
 
 
+@pytest.mark.pins("UpdateWeights")
 def test_weights_are_sent_at_their_interval_after_the_updates():
     one = trainer(20, collector=collector(environment(Counter)))
     sent = []
@@ -93,6 +99,7 @@ def test_weights_are_sent_at_their_interval_after_the_updates():
     assert sent == [(8, 2), (16, 4)]
 
 
+@pytest.mark.pins("UpdateWeights", excludes="the counter is not saved")
 def test_the_interval_of_sending_weights_survives_a_resume():
     one, other = (UpdateWeights(None, {"env_steps": 8}) for _ in range(2))
     one.interval.fires(Progress(env_steps=15))

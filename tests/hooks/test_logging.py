@@ -23,6 +23,7 @@ def logged(hook, total_frames, name, **options):
     return found
 
 
+@pytest.mark.pins("LogReward")
 def test_rewards_are_means_over_the_last_episodes():
     lengths = iter([2, 4])
     playing = collector(environment(lambda: Counter(next(lengths)), 2), 8)
@@ -59,16 +60,18 @@ def test_nothing_is_logged_before_an_episode_has_ended():
     assert list(logged(LogReward(), 12, "train/return_mean", collector=collector(environment(Counter), 2))) == [6, 10]
 
 
+@pytest.mark.pins("LogReward", excludes="no state: saving raises NotImplementedError")
 def test_recent_rewards_survive_a_resume():
     one, other = LogReward(3), LogReward(3)
     one.register(trainer(40))
     one.returns.extend([1.0, 2.0, 3.0, 4.0])
     one.lengths.extend([5, 6])
     other.load_state_dict(one.state_dict())
-    assert other.state_dict() == {"returns": [2, 3, 4], "lengths": [5, 6], "episodes": 0}
+    assert other.state_dict() == {"returns": [2, 3, 4], "lengths": [5, 6], "episodes": 0, "has_new": False}
     assert other.returns.maxlen == 3
 
 
+@pytest.mark.pins("CountFramesLog")
 def test_frames_are_env_steps_times_frame_skip():
     playing = collector(environment(Counter, frame_skip=3))
     found = logged(CountFramesLog(), 24, "train/n_frames", collector=playing, frame_skip=3)

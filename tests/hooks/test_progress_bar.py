@@ -3,6 +3,8 @@ import os
 import pty
 import termios
 
+import pytest
+
 from hooks.progress_bar import ProgressBar
 from tests.toys import Counter, collector, environment, trainer
 
@@ -60,6 +62,7 @@ def read_all(master):
     return written.decode()
 
 
+@pytest.mark.pins("ProgressBar")
 def test_on_a_terminal_there_is_a_bar(monkeypatch):
     _, written = on_a_terminal(monkeypatch)
     last = written.replace("\n", "\r").rstrip("\r").split("\r")[-1]
@@ -68,6 +71,7 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch):
     assert "return=12.3, epsilon=0.5, loss=" in last
 
 
+@pytest.mark.pins("ProgressBar", excludes="a resumed bar begins at 0")
 def test_the_bar_starts_where_the_run_is(monkeypatch):
     hook, written = on_a_terminal(monkeypatch, before=20)
     assert (hook._bar.initial, hook._bar.n, hook._bar.total) == (20, 40, 40)

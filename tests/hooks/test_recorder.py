@@ -1,5 +1,6 @@
 from itertools import count
 
+import pytest
 import torch
 
 from hooks.optimizer import OptimizerHook
@@ -41,6 +42,7 @@ def recorded(judge, total_frames=24):
     return hook, {step: latest.get("eval/return_mean") for step, latest in seen.items()}
 
 
+@pytest.mark.pins("Recorder", excludes="the unit of the interval is not what its documentation says")
 def test_evaluations_come_at_their_interval():
     _, seen = recorded(Judge(1.0, 2.0, 3.0))
     assert seen == {4: None, 8: 1.0, 12: 1.0, 16: 2.0, 20: 2.0, 24: 3.0}
@@ -56,6 +58,7 @@ def test_the_first_of_equals_is_the_best():
     assert hook.best["env_steps"] == 8
 
 
+@pytest.mark.pins("Recorder")
 def test_a_loaded_recorder_knows_what_was_best_and_when_it_is_due():
     one, _ = recorded(Judge(7.0), 8)
     other = Recorder(Judge(1.0, 2.0))
@@ -92,6 +95,7 @@ def value_learning(with_recorder):
     )
 
 
+@pytest.mark.pins("Recorder")
 def test_evaluation_does_not_change_training():
     (state, evaluated, weights), (without, not_evaluated, same_weights) = value_learning(True), value_learning(False)
     assert evaluated > 0

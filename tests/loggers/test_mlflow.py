@@ -35,6 +35,7 @@ def saved(logger):
     return json.loads(json.dumps(state))
 
 
+@pytest.mark.pins("MLFlowLogger")
 def test_a_run_appears_with_its_name_tags_parameters_metrics_and_status(uri, run, caplog):
     logger = MLFlowLogger(run, tracking_uri=uri)
     logger.log_hparams({"seed": 7, "optimizer": {"lr": 1e-3, "betas": [0.9, 0.999]}, "none": None, "long": "x" * 900})

@@ -14,6 +14,7 @@ LAYERS = {
         "runner.distributions",
         "runner.metrics",
         "runner.hook",
+        "runner.points",
     ),
     2: (
         "runner.envs",

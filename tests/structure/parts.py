@@ -10,7 +10,7 @@ import yaml
 
 from tests.structure.sources import OWN, read_sources
 
-HOOK_BASES = {"TrainerHookBase", "StatelessHook"}
+HOOK_BASES = {"TrainerHookBase", "StatelessHook", "Hook"}
 
 
 def targets(root: Path) -> list[tuple[str, str]]:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from hooks.log_reward import LogReward
+from hooks.select_keys import SelectKeys
 from runner.checkpoint.store import CheckpointStore
 from runner.learner.optimization import NonFiniteError
 from runner.metrics import Metrics
@@ -46,6 +47,25 @@ def without_clocks(one):
     return state
 
 
+@pytest.mark.pins("Trainer", excludes="the page's own example lacks an argument")
+@pytest.mark.pins("SelectKeys")
+def test_the_checkpoint_example_of_the_page_runs(backend, tmp_path):
+    def made():
+        one = reference(tmp_path / "dir", 40)
+        SelectKeys(["action", "observation", ("next", "reward")]).register(one)
+        one.unregister(one._modules["log_reward"])  # which would miss the returns that are dropped
+        return one
+
+    one = made()
+    one.train()
+    one.save_trainer(True)
+    other = made()
+    other.load_from_file(tmp_path / "dir")
+    assert same_tree(without_clocks(other), without_clocks(one))
+    assert "select_keys" in other.state_dict()
+
+
+@pytest.mark.pins("Trainer", excludes="optimizer moments are not saved")
 def test_a_loaded_trainer_goes_on_bit_for_bit(backend, tmp_path):
     path = tmp_path / "trainer.pt"
     through, one = reference(tmp_path / "through"), reference(path, 200)

@@ -6,9 +6,9 @@ from tensordict import TensorDict
 
 from runner.builders import make_learner
 from runner.checkpoint.store import CheckpointStore
-from runner.hook import POINTS
 from runner.learner.learner import ModuleLoss
 from runner.metrics import Metrics
+from runner.points import POINTS
 from runner.schedules import Linear
 from runner.spec import NEXT_REWARD, OBSERVATION
 from runner.trainer import BatchSource, Trainer
@@ -33,6 +33,7 @@ def test_the_points_fire_in_order(optim_steps):
     assert events(optim_steps) == [*COLLECT, "pre_optim_steps", *UPDATE * optim_steps, *END]
 
 
+@pytest.mark.pins("Trainer")
 def test_there_are_ten_points_and_all_of_them_fire():
     assert len(POINTS) == 10
     assert set(events()) == set(POINTS)
@@ -138,6 +139,7 @@ def test_log_pbar_says_what_the_progress_bar_shows_and_is_no_metric():
     assert (row["train/a"], row["train/b"], "log_pbar" in row) == (1.5, 2.5, False)
 
 
+@pytest.mark.pins("Trainer", excludes="of the updates between two rows all but the first are dropped")
 def test_rows_hold_the_means_since_the_row_before():
     rows, values = Rows(), iter([1.0, 2.0, 6.0, 10.0])
     one = trainer(16, metrics=Metrics([rows]), log_every={"env_steps": 8})
@@ -147,6 +149,7 @@ def test_rows_hold_the_means_since_the_row_before():
     assert all("loss/model" in row and row["lr/default"] == 0.1 for row in rows.rows)
 
 
+@pytest.mark.pins("Trainer", excludes="frames are counted on the processed batch")
 def test_frames_are_counted_on_the_batch_as_it_was_collected():
     one = trainer(8)
     one.register_op("batch_process", lambda batch: batch[:, :1].select(OBSERVATION, NEXT_REWARD))

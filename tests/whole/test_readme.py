@@ -68,12 +68,45 @@ def my_project(tmp_path):
     return tmp_path
 
 
-def test_an_environment_and_a_hook_from_outside_the_checkout_run(my_project):
+def own_run(my_project, *typed):
     command = block_after("own", "bash").replace("python /path/to/hookline", f"{sys.executable} {ROOT}")
-    command = command.replace("total_frames=5000", "total_frames=3000 logger=csv hydra.run.dir=run")
-    done = subprocess.run(command, shell=True, cwd=my_project, capture_output=True, text=True, timeout=120)
+    command = command.replace("total_frames=5000", " ".join(("total_frames=3000 logger=csv", *typed)))
+    return subprocess.run(command, shell=True, cwd=my_project, capture_output=True, text=True, timeout=120)
+
+
+def column(file, name):
+    header, *rows = (line.split(",") for line in file.read_text().splitlines())
+    return [row[header.index(name)] for row in rows]
+
+
+@pytest.mark.pins("TrainerHookBase", excludes="a hook's state is lost when a run goes on")
+def test_an_environment_and_a_short_hook_from_outside_the_checkout_run_and_resume(my_project):
+    hook = "class CountRight" + block_after("own", "python").split("class CountRight")[1]
+    assert len([line for line in hook.splitlines() if line.strip()]) <= 15
+    done = own_run(my_project, "hydra.run.dir=through")
     assert done.returncode == 0, done.stderr
-    header, *rows = (my_project / "run" / "metrics.csv").read_text().splitlines()
-    assert "train/right" in header
-    assert "resume=run 'trust=[my_parts]'" in done.stdout  # what a resumed run would ask for
-    assert len(rows) >= 3
+    assert "resume=through 'trust=[my_parts]'" in done.stdout  # what a resumed run would ask for
+    through = column(my_project / "through" / "metrics.csv", "train/right")
+    assert len(through) >= 3
+    assert own_run(my_project, "hydra.run.dir=run", "stop_after.env_steps=1500").returncode == 0
+    typed = f"{sys.executable} {ROOT}/run.py resume=run trust=[my_parts] +stop_after.env_steps=100000"
+    done = subprocess.run(typed.split(), cwd=my_project, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert column(my_project / "run" / "metrics.csv", "train/right") == through
+
+
+@pytest.mark.parametrize(
+    ("was", "instead", "words"),
+    [
+        ("def __call__(self, batch):", "def __call__(self):", "CountRight at pre_steps_log: what stands there"),
+        ('point = "pre_steps_log"', 'point = "pre_step_log"', "no hook point 'pre_step_log'; there are"),
+        ("every: {batches: 1}", "every: {weeks: 1}", "hooks.count_right.every"),
+    ],
+)
+def test_what_is_wrong_with_a_hook_from_outside_is_said_in_one_line(my_project, was, instead, words):
+    for file in (my_project / "my_parts.py", my_project / "conf/hooks/count_right.yaml"):
+        file.write_text(file.read_text().replace(was, instead))
+    done = own_run(my_project, "explain=true")
+    assert done.returncode == 2
+    assert words in done.stderr
+    assert "Traceback" not in done.stderr

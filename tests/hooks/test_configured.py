@@ -1,0 +1,98 @@
+"""Every hook on disk runs by its YAML, and a run with it that is saved and resumed is the run without a break."""
+
+import pytest
+
+from runner.config.assemble import assemble
+from runner.config.check import CONF
+from runner.runs import RunFolder
+from tests.toys import same_tree
+from tests.whole.runs import compose
+
+NEEDED = {
+    "clear_cuda_cache": ["hooks.clear_cuda_cache.every.batches=3"],
+    "lr_scheduler": ["scheduler=constant", "learning.lr_scheduler.every.updates=10"],
+    "target_net_updater": ["target_updater=trivial"],
+    "value_estimator": ["learning.value_estimator.estimator={_target_: tests.toys.RewardToGo}"],
+    "early_stopping": ["hooks.early_stopping.monitor=train/return_mean", "hooks.early_stopping.patience=1000"],
+}
+LEARNING = sorted(path.stem for path in (CONF / "learning").glob("*.yaml"))
+HOOKS = sorted(path.stem for path in (CONF / "hooks").glob("*.yaml"))
+FIRST = ("select_keys",)
+
+
+SMALL = ("total_frames=600", "source.warmup=100", "log_every.env_steps=50", "evaluation.every.env_steps=200")
+
+
+def config_with(group, choice):
+    base = {"learning": "off_policy", "hooks": "default"}[group]
+    both = [choice] if choice == base else [choice, base] if choice in FIRST else [base, choice]
+    return compose(f"{group}=[{','.join(both)}]", *NEEDED.get(choice, []), *SMALL)
+
+
+def state_of(experiment):
+    """All that must be the same bits: not the clocks, and what tells when a row was written."""
+    state = experiment.trainer.state_dict()
+    del state["progress"]["seconds"], state["checkpoint"]
+    pending = state.pop("metrics")["pending"]
+    return {**state, "pending": {name: value for name, value in pending.items() if not name.startswith("perf/")}}
+
+
+def begun(folder):
+    folder.mkdir()
+    return RunFolder.start(folder, algo="a", env="e", seed=0, config_hash="")
+
+
+@pytest.mark.parametrize(
+    ("group", "choice"), [*(("learning", one) for one in LEARNING), *(("hooks", one) for one in HOOKS)]
+)
+def test_a_hook_runs_by_its_yaml_and_resumes_bit_for_bit(group, choice, tmp_path):
+    config = config_with(group, choice)
+    through = assemble(config, begun(tmp_path / "through"))
+    through.trainer.train()
+
+    half = assemble(config, begun(tmp_path / "half"))
+    half.trainer.ask_to_stop = lambda: "half" if half.trainer.progress.env_steps >= 310 else None
+    half.trainer.train()
+    assert half.trainer.progress.env_steps == 310
+    resumed = assemble(config, RunFolder.open(tmp_path / "half"))
+    resumed.trainer.load_from_file()
+    resumed.trainer.train()
+
+    assert resumed.trainer.progress.updates == through.trainer.progress.updates > 40
+    assert same_tree(state_of(resumed), state_of(through))
+
+
+@pytest.mark.parametrize(
+    ("choice", "typed"), [("target_net_updater", "target_updater=polyak"), ("lr_scheduler", "scheduler=linear")]
+)
+def test_what_the_optimization_does_already_has_no_second_owner(choice, typed):
+    config = compose(f"learning=[off_policy,{choice}]", typed)
+    with pytest.raises(ValueError, match="already"):
+        assemble(config)
+
+
+@pytest.mark.pins("make_target_updater", excludes="its settings cannot be typed")
+def test_targets_by_the_names_of_the_page_can_be_typed():
+    typed = ("target_updater=interval", "target_updater.value_network_update_interval=50")
+    target = assemble(compose(*typed)).trainer.learner.modules["default"].networks["q"].target
+    assert (type(target).__name__, target.rate) == ("PolyakTarget", 1 / 50)
+    with pytest.raises(ValueError, match="there is no target for a hard_update"):
+        assemble(compose(*typed, "target_updater.hard_update=true", "loss.delay_value=false"))
+
+
+@pytest.mark.pins("make_trainer", excludes="its settings cannot be typed")
+def test_what_the_page_sets_by_a_configuration_class_can_be_typed():
+    typed = (
+        "source.optim_steps=2", "optimizer=adamax", "optimizer.lr=0.01", "optimizer.weight_decay=0.1",
+        "scheduler=cosine", "source.batch_size=16", "log_every.env_steps=100", "learner.clip=5",
+        "learner.clip_by=value", "learning=[off_policy,reward_normalizer]", "learning.reward_normalizer.scale=2",
+        "learning.reward_normalizer.decay=0.5",
+    )  # fmt: skip
+    experiment = assemble(compose(*typed))
+    (own,) = experiment.trainer.learner.optimizations()
+    group = own.optimizer.param_groups[0]
+    assert (type(own.optimizer).__name__, group["weight_decay"]) == ("Adamax", 0.1)
+    assert (own.lr_at(0), type(own.schedule).__name__) == (0.01, "Cosine")
+    assert (experiment.source.optim_steps(), experiment.source.batch_size) == (2, 16)
+    hook = experiment.hooks["reward_normalizer"]
+    assert (hook.scale, hook.decay, str(experiment.trainer.log_every)) == (2, 0.5, "every 100 env_steps")
