@@ -154,7 +154,16 @@ class Single(Instance):
         return self._begin(may_move_on=False)
 
     def begin_next(self) -> np.ndarray:
-        """The current episode is over: begin another."""
+        """The current episode is over: begin another, or the next life of the same game, whose tape goes on."""
+        if self.goes_on:
+            try:
+                self.row[...] = self.try_next_life()
+            except EnvFault as fault:
+                self.guard.allow_restart(fault, fault.__cause__)
+                self.renew()
+            else:
+                self.total = 0.0
+                return self.row
         self.episode = (self.episode or 0) + 1
         return self.begin()
 

@@ -13,11 +13,12 @@ from runner.envs.checks import Bounds
 from runner.envs.guard import Guard, OnError
 from runner.envs.gym import describe, make_env
 from runner.envs.restore import probe
+from runner.envs.rollout import random_observations
 from runner.envs.single import Mark, Single
 from runner.envs.watch import Watch
-from runner.seeding import Streams, env_seed
+from runner.seeding import Streams, env_seed, unchanged_globals
 from runner.spec import ConfigError, EnvFault, StateDict
-from runner.types import Factory, NonNegativeInt, PositiveFloat, PositiveInt
+from runner.types import Factory, NonNegativeInt, PositiveFloat, PositiveInt, Wrappers
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +55,13 @@ class Environment:
         frame_skip: int,
         seed: int,
         guard: Guard | None = None,
+        evaluation_make: Callable[[], gymnasium.Env] | None = None,
     ) -> None:
         self.make, self.num_envs, self.guard = make, num_envs, guard or Guard()
+        self._evaluation_make = evaluation_make or make
         self._id, self._frame_skip, self._seed = id, frame_skip, seed
         try:
-            self._singles = [self._make_single(f"env {index}", index) for index in range(num_envs)]
+            self._singles = [self._make_single(make, f"env {index}", index) for index in range(num_envs)]
             self.spec = self._singles[0].spec
             self.resume_mode = self._probe(self._singles[0])
             self._warn_of_casts(self._singles[0])
@@ -79,21 +82,31 @@ class Environment:
         self._marks: list[Mark] = []
         self._marked_observation = self.observation.copy()
 
-    def _make_single(self, name: str, *names: str | int) -> Single:
+    def _make_single(self, make: Callable[[], gymnasium.Env], name: str, *names: str | int) -> Single:
         def spec_of(env: gymnasium.Env) -> Any:
             return describe(env, self._id or type(env.unwrapped).__name__, self._frame_skip)
 
         def seed_of(episode: int) -> int:
             return env_seed(self._seed, "env", *names, episode)
 
-        return Single(self.make, name, spec_of, self.guard, seed_of)
+        return Single(make, name, spec_of, self.guard, seed_of)
 
     def make_for_evaluation(self, index: int) -> Single:
         """Another environment, whose episodes nobody brings back but for its own failures."""
-        single = self._make_single(f"evaluation env {index}", "evaluation", index)
+        single = self._make_single(self._evaluation_make, f"evaluation env {index}", "evaluation", index)
         single.resume_by(self.resume_mode, self.guard.restarting)
         single.episode = -1  # the first reset makes it 0
         return single
+
+    def random_observations(self, steps: int) -> np.ndarray:
+        """``[steps, *observation]`` of random actions in an environment of their own, the same for the same seed."""
+        env = self.make()
+        try:
+            with unchanged_globals():
+                observations = random_observations(env, steps, env_seed(self._seed, "env", "random", 0))
+        finally:
+            env.close()
+        return observations.astype(self.spec.observation_dtype)
 
     def _probe(self, first: Single) -> str:
         first.episode = None
@@ -253,6 +266,7 @@ def make_environment(
     kwargs: dict[str, Any] | None = None,
     make: Factory | None = None,
     frame_skip: PositiveInt = 1,
+    transforms: Wrappers | None = None,
     on_error: OnError = "raise",
     max_restarts: NonNegativeInt = 100,
     step_timeout: PositiveFloat | None = None,
@@ -261,6 +275,7 @@ def make_environment(
 
     Args:
         run: the run's folder, which is told if an environment hangs and cannot be interrupted.
+        transforms: wrappers by name, in their order; those that change rewards or lives are for training alone.
         on_error: end the run with the first failure of an environment, or make it anew and replay its episode.
         max_restarts: of a whole run.
         step_timeout: seconds that a step, a reset or the making may take.
@@ -269,6 +284,6 @@ def make_environment(
         raise ConfigError("env: give either an id or make, a class or function of your own")
     if make is not None and kwargs:
         raise ConfigError("env.kwargs go with env.id; a class of your own takes its arguments beside its _target_")
-    one = partial(make_env, id or "", kwargs or {}, make, max_episode_steps, frame_skip)
+    one = partial(make_env, id or "", kwargs or {}, make, max_episode_steps, frame_skip, transforms)
     guard = Guard(on_error, max_restarts, Watch(step_timeout, run))
-    return Environment(one, num_envs, id, frame_skip, streams.seed, guard)
+    return Environment(one, num_envs, id, frame_skip, streams.seed, guard, partial(one, for_evaluation=True))
