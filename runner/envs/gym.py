@@ -9,7 +9,13 @@ from typing import Any
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from gymnasium.wrappers import FlattenObservation, TimeLimit
+from gymnasium.wrappers import (
+    AtariPreprocessing,
+    FlattenObservation,
+    MaxAndSkipObservation,
+    RepeatAction,
+    TimeLimit,
+)
 
 from runner.envs.transforms import FrameSkip, LifeLoss
 from runner.spec import ConfigError, EnvSpec
@@ -28,8 +34,13 @@ REFUSED = {
 """Wrappers of gymnasium whose state crosses episodes, so that no seed and no tape brings it back, and what to do."""
 
 FRAME_SKIP = "frame_skip"
-REPEATS = ("skip", "frame_skip", "num_repeats")
-"""What wrappers that repeat actions call the number of times."""
+REPEATS: dict[type[gymnasium.Env], str] = {
+    FrameSkip: "skip",
+    RepeatAction: "num_repeats",
+    AtariPreprocessing: "frame_skip",
+    MaxAndSkipObservation: "_skip",
+}
+"""Wrappers that repeat actions, and where they keep the number of times."""
 
 
 def make_env(
@@ -46,6 +57,7 @@ def make_env(
     Observations that are no boxes are flattened into one vector (a discrete one becomes one-hot).
 
     Args:
+        make: may have wrapped it already; one that repeats actions ``frame_skip`` times is not made to do so again.
         transforms: by name, applied in order. Actions are repeated before them all, unless one called ``frame_skip``
             does that in its place.
         for_evaluation: leave those out that change rewards or cut a game into lives.
@@ -53,14 +65,12 @@ def make_env(
     env = make() if make is not None else _make_by_id(id, kwargs, max_episode_steps)
     if make is not None and max_episode_steps is not None:
         env = TimeLimit(env, max_episode_steps)
-    plain = env
-    if frame_skip > 1 and (transforms or {}).get(FRAME_SKIP) is None:
+    if frame_skip > 1 and (transforms or {}).get(FRAME_SKIP) is None and _repeats(env) == 1:
         env = FrameSkip(env, frame_skip)
     env = _transformed(env, transforms or {}, for_evaluation)
-    repeats = math.prod(_repeats(env, plain))
-    if repeats != frame_skip:
+    if (repeats := _repeats(env)) != frame_skip:
         words = f"an action is repeated {repeats} times, while frame_skip={frame_skip} counts the frames"
-        raise ConfigError(f"env.transforms: {words}; only one wrapper may do it, called {FRAME_SKIP}")
+        raise ConfigError(f"env.transforms: {words}; a wrapper that repeats actions is called {FRAME_SKIP}")
     return env if isinstance(env.observation_space, spaces.Box) else FlattenObservation(env)
 
 
@@ -101,11 +111,9 @@ def wrappers_of(env: gymnasium.Env) -> list[gymnasium.Env]:
     return chain
 
 
-def _repeats(env: gymnasium.Env, plain: gymnasium.Env) -> list[int]:
-    """How often each of the wrappers around ``plain`` repeats an action."""
-    added = wrappers_of(env)[: -len(wrappers_of(plain)) or None]
-    found = [vars(one).get(name) for one in added for name in REPEATS]
-    return [value for value in found if type(value) is int]
+def _repeats(env: gymnasium.Env) -> int:
+    """How often the wrappers repeat an action, all together."""
+    return math.prod(getattr(one, REPEATS[type(one)]) for one in wrappers_of(env) if type(one) in REPEATS)
 
 
 def _make_by_id(id: str, kwargs: Mapping[str, Any], max_episode_steps: int | None) -> gymnasium.Env:

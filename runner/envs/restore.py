@@ -22,7 +22,7 @@ from gymnasium.wrappers import (
 )
 
 from runner.envs.gym import wrappers_of
-from runner.envs.transforms import CenterCrop, FrameSkip, OneHotAction, ScaleReward
+from runner.envs.transforms import CenterCrop, FrameSkip, OneHotAction, ScaleReward, ShiftedObservation
 from runner.spec import EnvSpec
 
 log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ _PAIRS = (("get_state", "set_state"), ("clone_state", "restore_state"))
 FORGETFUL: tuple[type[gymnasium.Wrapper], ...] = (
     *(ClipAction, ClipReward, DtypeObservation, FlattenObservation, GrayscaleObservation, OrderEnforcing),
     *(RescaleAction, RescaleObservation, ReshapeObservation, ResizeObservation),
-    *(CenterCrop, FrameSkip, OneHotAction, ScaleReward),
+    *(CenterCrop, FrameSkip, OneHotAction, ScaleReward, ShiftedObservation),
 )
 """Wrappers without a memory: the state of what they wrap is their whole state."""
 

@@ -143,6 +143,24 @@ class ScaleReward(gymnasium.RewardWrapper):
         return float(reward) * self.scale + self.loc
 
 
+class ShiftedObservation(gymnasium.ObservationWrapper):
+    """``(observation - loc) / scale`` with numbers that stay as they are; running ones belong to the network."""
+
+    def __init__(self, env: gymnasium.Env, loc: Any, scale: Any) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, spaces.Box):
+            raise ValueError(f"ShiftedObservation needs observations of numbers; they are {space}")
+        self.loc, self.scale = np.asarray(loc, np.float32), np.asarray(scale, np.float32)
+        if not (np.isfinite(self.loc).all() and np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise ValueError(f"loc and scale must be finite, and scale > 0; they are {loc} and {scale}")
+        low, high = (np.broadcast_to(self.observation(end), space.shape) for end in (space.low, space.high))
+        self.observation_space = spaces.Box(low, high, dtype=np.float32)
+
+    def observation(self, observation: Any) -> Any:
+        return ((observation - self.loc) / self.scale).astype(np.float32)
+
+
 class OneHotAction(gymnasium.ActionWrapper):
     """Takes a discrete action as a vector with one entry for each, of which the largest is meant."""
 

@@ -27,7 +27,7 @@ LAYERS = {
     ),
     3: ("runner.losses", "runner.learner", "hooks"),
     4: ("runner.policy", "runner.collectors", "runner.evaluation", "runner.trainer"),
-    5: ("runner.builders", "runner.config", "runner.sweeps", "runner.auto"),
+    5: ("runner.builders", "runner.env_builders", "runner.config", "runner.sweeps", "runner.auto"),
     6: ("run", "scripts", "scripts.benchmark", "runner.__main__"),
 }
 """Every module belongs to one of these, by the longest matching name. A new one must be placed here."""
