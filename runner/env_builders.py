@@ -21,6 +21,7 @@ from runner.envs.rollout import random_observations
 from runner.envs.transforms import CenterCrop, NoopReset, OneHotAction, ScaleReward, ShiftedObservation
 from runner.envs.vector import Environment, make_environment
 from runner.seeding import Streams, unchanged_globals
+from runner.spec import ConfigError
 from runner.types import Factory, NonNegativeInt, PositiveInt, Wrapper, Wrappers
 
 Maker = Callable[[], gymnasium.Env]
@@ -62,7 +63,7 @@ def transformed_env(
     """One environment with the transforms that its keywords ask for.
 
     In this order: no-ops, repeated actions, (of pixels: rendering, crop, resizing, grayscale), a fixed normalization, a
-    stack of frames, scaled rewards, a time limit.
+    stack of frames, scaled rewards, one-hot actions, a time limit. Raises ``ConfigError`` for what does not fit.
 
     Args:
         env_library: ``gym`` takes ids of gymnasium; ``dm_control`` those that shimmy registers, by name and task.
@@ -82,7 +83,7 @@ def transformed_env(
     """
     _refuse_running_statistics(vecnorm=vecnorm, norm_rewards=norm_rewards)
     if from_pixels and not catframes and return_transformed_envs:
-        raise ValueError("from_pixels=True needs catframes > 0: one picture does not tell how things move")
+        raise ConfigError("from_pixels=True needs catframes > 0: one picture does not tell how things move")
     transforms: Wrappers = {
         "noops": partial(NoopReset, noops=noops) if noops else None,
         **(_of_pixels(center_crop or [], image_size, grayscale) if from_pixels else {}),
@@ -98,7 +99,7 @@ def transformed_env(
 
 def _refuse_running_statistics(**asked: bool) -> None:
     for name in [name for name, value in asked.items() if value]:
-        raise ValueError(
+        raise ConfigError(
             f"{name}=True: running statistics are no part of an environment; use network.normalize_observations=true "
             "for observations, and a hook among learning for rewards"
         )
@@ -108,13 +109,13 @@ def _limit(steps: int | None) -> Wrapper | None:
     if steps is None or steps == -1:
         return None
     if steps < 1:
-        raise ValueError(f"max_frames_per_traj is a number of env steps, or -1 for no limit; it is {steps}")
+        raise ConfigError(f"max_frames_per_traj is a number of env steps, or -1 for no limit; it is {steps}")
     return partial(TimeLimit, max_episode_steps=steps)
 
 
 def _of_pixels(crop: list[int], image_size: int, grayscale: bool) -> Wrappers:
     if len(crop) > 2:
-        raise ValueError(f"center_crop is [height, width], or [size]; it is {crop}")
+        raise ConfigError(f"center_crop is [height, width], or [size]; it is {crop}")
     return {
         "render": _rendered,
         "crop": partial(CenterCrop, height=crop[0], width=crop[-1]) if crop else None,
@@ -136,19 +137,19 @@ def _gray(env: gymnasium.Env) -> gymnasium.Env:
 def _maker(
     library: str, name: str | None, task: str, from_pixels: bool, custom_env: Any, custom_env_maker: Factory | None
 ) -> Maker:
-    """What makes the bare environment; raises ``ValueError`` unless exactly one way is given."""
+    """What makes the bare environment; raises ``ConfigError`` unless exactly one way is given."""
     if custom_env is not None and custom_env_maker is not None:
-        raise ValueError("choose either custom_env or custom_env_maker, not both")
+        raise ConfigError("choose either custom_env or custom_env_maker, not both")
     if (name is None) == (custom_env is None and custom_env_maker is None):
-        raise ValueError("give either an env_name or an environment of your own, custom_env or custom_env_maker")
+        raise ConfigError("give either an env_name or an environment of your own, custom_env or custom_env_maker")
     if custom_env_maker is not None:
         return custom_env_maker
     if custom_env is not None:
         return lambda: custom_env
     if library not in ("gym", "dm_control"):
-        raise ValueError(f"env_library={library}: there are gym and dm_control")
+        raise ConfigError(f"env_library={library}: there are gym and dm_control")
     if task and library == "gym":
-        raise ValueError(f"env_task={task} goes with env_library=dm_control; an id of gymnasium names its task itself")
+        raise ConfigError(f"env_task={task} goes with env_library=dm_control; an id of gymnasium names its task itself")
     id = str(name) if library == "gym" else f"shimmy:dm_control/{name}-{task}-v0"
     kwargs = {"render_mode": "rgb_array"} if from_pixels and not id.startswith("ALE/") else {}
     return partial(make_env, id, kwargs, None, None, 1)
@@ -165,7 +166,7 @@ def transformed_env_constructor(**options: Any) -> Maker:
         if first:
             return first.pop()
         if options.get("custom_env") is not None:
-            raise ValueError("custom_env is one environment, which was handed out; custom_env_maker makes several")
+            raise ConfigError("custom_env is one environment, which was handed out; custom_env_maker makes several")
         return transformed_env(**options)
 
     return construct
@@ -179,6 +180,8 @@ def parallel_env_constructor(
     Args:
         batch_transform: makes no difference: each environment has its own transforms, whose results are the same.
     """
+    if num_envs > 1 and options.get("custom_env") is not None:
+        raise ConfigError(f"custom_env is one environment; {num_envs} need a custom_env_maker, which makes several")
     construct = transformed_env_constructor(**options)
     if num_envs == 1:
         return construct
