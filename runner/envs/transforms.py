@@ -64,15 +64,35 @@ class NoopReset(gymnasium.Wrapper):
 
 
 class FireReset(gymnasium.Wrapper):
-    """Begins each episode, and each life of it, by pressing FIRE, without which some games do not start."""
+    """Begins each episode, and each life of it, by pressing FIRE, without which some games wait for ever.
 
-    def __init__(self, env: gymnasium.Env, action: NonNegativeInt = 1) -> None:
+    Args:
+        if_any: leave games alone that have no such action.
+    """
+
+    def __init__(self, env: gymnasium.Env, action: NonNegativeInt = 1, if_any: bool = False) -> None:
         super().__init__(env)
-        _check_action(env, action, "FireReset", "FIRE")
-        self.action = action
+        self.action: int | None = action
+        if if_any and "FIRE" not in _meanings(env):
+            self.action = None
+        else:
+            _check_action(env, action, "FireReset", "FIRE")
+        self.lives = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Started:
-        return _play_on(self.env, self.env.reset(seed=seed, options=options), [self.action])
+        started = self.env.reset(seed=seed, options=options)
+        if self.action is not None:
+            started = _play_on(self.env, started, [self.action])
+        self.lives = _lives_of(self) or 0
+        return started
+
+    def step(self, action: Any) -> Stepped:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        before, self.lives = self.lives, _lives_of(self) or 0
+        if self.action is not None and self.lives < before and not (terminated or truncated):
+            observation, more, terminated, truncated, info = self.env.step(self.action)
+            reward = float(reward) + float(more)
+        return observation, float(reward), terminated, truncated, info
 
 
 class LifeLoss(gymnasium.Wrapper):
@@ -86,12 +106,13 @@ class LifeLoss(gymnasium.Wrapper):
     def __init__(self, env: gymnasium.Env, action: NonNegativeInt = 0) -> None:
         super().__init__(env)
         _check_action(env, action, "LifeLoss", "NOOP")
+        if _lives_of(self) is None:
+            raise ValueError(f"LifeLoss needs an environment with lives; {type(self.unwrapped).__name__} has none")
         self.action, self.lives, self.goes_on = action, 0, False
-        self._count_lives()
 
     def step(self, action: Any) -> Stepped:
         observation, reward, terminated, truncated, info = self.env.step(action)
-        before, self.lives = self.lives, self._count_lives()
+        before, self.lives = self.lives, _lives_of(self) or 0
         # Some games show 0 lives for a few frames after the last one is lost, before they are over.
         self.goes_on = 0 < self.lives < before and not (terminated or truncated)
         return observation, float(reward), terminated or self.goes_on, truncated, info
@@ -102,15 +123,8 @@ class LifeLoss(gymnasium.Wrapper):
             started = self.env.reset() if terminated or truncated else (observation, info)
         else:
             started = self.env.reset(seed=seed, options=options)
-        self.lives, self.goes_on = self._count_lives(), False
+        self.lives, self.goes_on = _lives_of(self) or 0, False
         return started
-
-    def _count_lives(self) -> int:
-        base = self.unwrapped
-        count = getattr(getattr(base, "ale", None), "lives", None) or getattr(base, "lives", None)
-        if count is None:
-            raise ValueError(f"LifeLoss needs an environment with lives; {type(base).__name__} has none")
-        return int(count() if callable(count) else count)
 
 
 class CenterCrop(gymnasium.ObservationWrapper):
@@ -175,13 +189,25 @@ class OneHotAction(gymnasium.ActionWrapper):
         return int(np.argmax(action)) + self._start
 
 
+def _meanings(env: gymnasium.Env) -> list[str]:
+    """What the environment says its actions mean, if it does."""
+    told = getattr(env.unwrapped, "get_action_meanings", None)
+    return list(told()) if callable(told) else []
+
+
+def _lives_of(env: gymnasium.Env) -> int | None:
+    """How many lives are left; ``None`` where there is no such thing."""
+    base = env.unwrapped
+    count = getattr(getattr(base, "ale", None), "lives", None) or getattr(base, "lives", None)
+    return None if count is None else int(count() if callable(count) else count)
+
+
 def _check_action(env: gymnasium.Env, action: int, name: str, meaning: str) -> None:
     """Refuse an action that the environment lacks, or says to mean something else."""
     space = env.action_space
     if not isinstance(space, spaces.Discrete) or not space.start <= action < space.start + space.n:
         raise ValueError(f"{name} takes the action {action}, which {space} does not have")
-    told = getattr(env.unwrapped, "get_action_meanings", None)
-    meanings = list(told()) if callable(told) else []
+    meanings = _meanings(env)
     if meanings and meanings[action] != meaning:
         raise ValueError(f"{name} needs the action {meaning}; action {action} of the environment is {meanings[action]}")
 

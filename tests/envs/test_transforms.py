@@ -81,6 +81,22 @@ def test_fire_is_pressed_where_a_game_begins_and_where_a_life_does():
     assert env.unwrapped.actions == [1, 2, 2, 2, 0, 1]  # the next life: the no-op, then fire
 
 
+def test_fire_is_pressed_for_each_life_of_a_whole_game_and_its_reward_counts():
+    env = FireReset(Lives())
+    seen, rewards, ends = steps(env, [2] * 9)
+    assert env.unwrapped.actions == [1, 2, 2, 2, 1, 2, 2, 2, 1, 2, 2, 2]
+    assert (rewards[2], rewards[5], ends[-1]) == (4 + 5, 8 + 9, True)
+    assert seen[3][0, 0] == 5
+
+
+def test_a_game_without_fire_is_left_alone_where_that_was_asked_for():
+    env = FireReset(Counter(), if_any=True)
+    env.reset(seed=0)
+    assert env.unwrapped.actions == []
+    with pytest.raises(ValueError, match="needs the action FIRE; action 2"):
+        FireReset(Lives(), action=2)
+
+
 @pytest.mark.parametrize(
     ("wrap", "words"),
     [
