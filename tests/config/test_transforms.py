@@ -30,10 +30,10 @@ def chain(env):
 
 
 def test_a_wrapper_is_changed_taken_out_and_added_by_its_name():
-    assert built(PIXELS).spec.observation_shape == (4, 40, 100)
-    assert built(PIXELS, "env.transforms.frame_stack.stack_size=2").spec.observation_shape == (2, 40, 100)
-    assert built(PIXELS, "~env.transforms.grayscale").spec.observation_shape == (4, 40, 100, 3)
-    assert built(PIXELS, "env.transforms.frame_stack=null").spec.observation_shape == (40, 100)
+    assert built(PIXELS).spec.observation_shape == (3, 36, 60)
+    assert built(PIXELS, "env.transforms.frame_stack.stack_size=2").spec.observation_shape == (2, 36, 60)
+    assert built(PIXELS, "~env.transforms.grayscale").spec.observation_shape == (3, 36, 60, 3)
+    assert built(PIXELS, "env.transforms.frame_stack=null").spec.observation_shape == (36, 60)
     clip = "+env.transforms.clip={_target_: gymnasium.wrappers.ClipReward, max_reward: 0.5}"
     assert chain(built(PIXELS, clip).envs[0])[0] == "ClipReward"
     scaled = "+env.transforms.scaled={_target_: runner.envs.transforms.ScaleReward, scale: 0.1}"
