@@ -17,6 +17,13 @@ from runner.data.memmap import MemMapStorage
 from runner.data.replay import KEYS, Replay
 from runner.data.sampler import UniformSampler
 from runner.data.storage import TensorStorage
+from runner.env_builders import (
+    correct_for_frame_skip,
+    get_stats_random_rollout,
+    parallel_env_constructor,
+    transformed_env,
+    transformed_env_constructor,
+)
 from runner.envs.vector import Environment, make_environment
 from runner.evaluation import Evaluation
 from runner.exploration import EpsilonGreedy
@@ -26,6 +33,7 @@ from runner.learner.learner import DEFAULT_MODULE, Learner, Loss, Module
 from runner.learner.optimization import Optimization
 from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, TrivialTarget
 from runner.losses.dqn import DQNLoss, LossFunction
+from runner.networks.cnn import make_q_cnn
 from runner.networks.mlp import make_q_network
 from runner.policy import Policy
 from runner.schedules import Schedule
@@ -193,6 +201,8 @@ def make_evaluation(
 __all__ = [
     "EpsilonGreedy",
     "Streams",
+    "correct_for_frame_skip",
+    "get_stats_random_rollout",
     "make_collector_offpolicy",
     "make_collector_onpolicy",
     "make_dqn_loss",
@@ -200,10 +210,14 @@ __all__ = [
     "make_evaluation",
     "make_learner",
     "make_policy",
+    "make_q_cnn",
     "make_q_network",
     "make_replay_buffer",
     "make_target_updater",
     "make_trainer",
     "sync_async_collector",
     "sync_sync_collector",
+    "parallel_env_constructor",
+    "transformed_env",
+    "transformed_env_constructor",
 ]

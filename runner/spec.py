@@ -54,6 +54,7 @@ class EnvSpec:
     """Shapes, types and bounds of one environment; network sizes come from here alone.
 
     ``num_actions`` counts discrete actions; it is ``None`` where actions are vectors in ``[action_low, action_high]``.
+    ``observation_high`` is the largest value of observations that are whole numbers, 255 for images.
     """
 
     id: str
@@ -67,6 +68,7 @@ class EnvSpec:
     frame_skip: int = 1
     max_episode_steps: int | None = None
     reward_threshold: float | None = None
+    observation_high: float | None = None
 
 
 @dataclass

@@ -33,3 +33,9 @@ Breakpoints = Annotated[list[tuple[NonNegativeFloat, float]], Len(2)]
 
 Factory = Callable[[], Any]
 """A node given to a parameter of this type is not built once but handed over as a function that builds it anew."""
+
+Wrapper = Callable[[Any], Any]
+"""A node given to a parameter of this type is handed over as a function of what becomes its target's first argument."""
+
+Wrappers = dict[str, Wrapper | None]
+"""Named wrappers, applied in their order; one set to null is left out."""

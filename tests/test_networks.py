@@ -1,12 +1,16 @@
 from copy import deepcopy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from runner.networks.cnn import make_q_cnn
 from runner.networks.mlp import MLP, make_q_network
+from runner.networks.normalizer import ObservationNormalizer
 from runner.spec import EnvSpec
 
 
@@ -107,6 +111,7 @@ def test_observations_of_other_kinds_of_number_are_taken_as_they_are(dtype):
 
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 def test_the_numpy_path_is_the_module_up_to_rounding_and_follows_its_weights(activation):
+    torch.manual_seed(0)
     network = MLP((3,), [17, 9], 4, activation)
     observation = torch.randn(5, 3)
     for _ in range(2):
@@ -135,3 +140,133 @@ def test_networks_that_numpy_cannot_follow_say_so():
     assert MLP((3,), [8], 2, "tanh").has_numpy
     assert not MLP((3,), [8], 2, "gelu").has_numpy
     assert not MLP((3, 2), [8], 2, "relu").has_numpy
+
+
+def pixels(shape, num_actions=3, high=255.0):
+    return replace(spec(shape, num_actions), observation_dtype=np.dtype(np.uint8), observation_high=high)
+
+
+def bytes_of(*shape, high=256):
+    return torch.randint(0, high, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def in_sequence(network, channels_first, high=255.0):
+    """The same layers by torch's own means, of images that are channels first already."""
+    parts = [one for layer in network.convolutions for one in (layer, nn.ReLU())]
+    *hidden, last = network.linears
+    parts += [nn.Flatten(), *[one for layer in hidden for one in (layer, nn.ReLU())], last]
+    return nn.Sequential(*parts)(channels_first.float() / high)
+
+
+def test_large_images_get_the_layers_of_the_nature_paper():
+    network = make_q_cnn(pixels((4, 84, 84)))["q"]
+    shapes = [tuple(layer.weight.shape) for layer in (*network.convolutions, *network.linears)]
+    assert shapes == [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3), (512, 3136), (3, 512)]  # 7 x 7 x 64 = 3136
+    assert [layer.stride for layer in network.convolutions] == [(4, 4), (2, 2), (1, 1)]
+    images = bytes_of(2, 4, 84, 84)
+    torch.testing.assert_close(network(images), in_sequence(network, images))
+
+
+def test_small_images_get_one_layer():
+    network = make_q_cnn(pixels((10, 10, 4), high=1.0))["q"]
+    shapes = [tuple(layer.weight.shape) for layer in (*network.convolutions, *network.linears)]
+    assert shapes == [(16, 4, 3, 3), (128, 1024), (3, 128)]
+    images = bytes_of(2, 10, 10, 4, high=2)
+    torch.testing.assert_close(network(images), in_sequence(network, images.permute(0, 3, 1, 2), 1.0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "channels_first"),
+    [
+        ((10, 12), lambda x: x.unsqueeze(1)),
+        ((3, 10, 12), lambda x: x),
+        ((10, 12, 3), lambda x: x.permute(0, 3, 1, 2)),
+        ((2, 10, 12, 3), lambda x: torch.cat([x[:, i].permute(0, 3, 1, 2) for i in range(2)], 1)),  # a stack in colour
+    ],
+)
+def test_channels_are_found_wherever_they_are(shape, channels_first):
+    network = make_q_cnn(pixels(shape), hidden=[8])["q"]
+    images = bytes_of(5, *shape)
+    torch.testing.assert_close(network(images), in_sequence(network, channels_first(images)))
+    torch.testing.assert_close(network(images.reshape(5, 1, *shape)), network(images).unsqueeze(1))
+    torch.testing.assert_close(network(images[0]), network(images)[0])
+
+
+@pytest.mark.parametrize(
+    ("shape", "convolutions", "words"),
+    [((4,), None, "needs images"), ((10, 10), [(8, 5, 3), (8, 3, 1)], "2 x 2 pixels are left for a kernel of 3")],
+)
+def test_images_that_convolutions_cannot_take_are_refused(shape, convolutions, words):
+    with pytest.raises(ValueError, match=words):
+        make_q_cnn(pixels(shape), convolutions)
+
+
+def test_running_statistics_are_those_of_all_that_was_seen():
+    torch.manual_seed(0)
+    rows = torch.randn(1000, 3) * torch.tensor([1.0, 5.0, 0.01]) + torch.tensor([0.0, -3.0, 1e4])
+    normalizer = ObservationNormalizer((3,))
+    for part in rows.split([1, 7, 292, 700]):
+        normalizer.observe(part.reshape(-1, 1, 3))
+    exact = rows.double().numpy()
+    np.testing.assert_allclose(normalizer.mean.numpy(), exact.mean(0), rtol=1e-12)
+    np.testing.assert_allclose((normalizer.squares / normalizer.count).numpy(), exact.var(0), rtol=1e-6)
+    np.testing.assert_allclose(normalizer(rows)[:, :2].mean(0).numpy(), [0, 0], atol=1e-5)
+    np.testing.assert_allclose(normalizer(rows)[:, :2].std(0).numpy(), [1, 1], atol=1e-3)
+
+
+def test_running_statistics_survive_a_large_offset():
+    """E[x^2] - E[x]^2 in float64 would be wrong by the size of the variance here."""
+    rows = torch.from_numpy(np.random.default_rng(0).normal(size=(10_000, 1))) + 1e8
+    normalizer = ObservationNormalizer((1,))
+    for part in rows.split(10):
+        normalizer.observe(part)
+    naive = (rows.square().mean() - rows.mean().square()).item()
+    exact = rows.numpy().var()
+    assert abs(naive - exact) > 0.5
+    np.testing.assert_allclose((normalizer.squares / normalizer.count).item(), exact, rtol=1e-6)
+
+
+def test_what_never_changes_is_shifted_and_what_is_far_out_is_cut():
+    normalizer = ObservationNormalizer((2,))
+    assert normalizer(torch.tensor([3.0, -70.0])).tolist() == [3.0, -10.0]  # nothing seen so far
+    normalizer.observe(torch.tensor([[0.1, 0.0], [0.1, 2.0], [0.1, 4.0], [0.1, 6.0]]))
+    # The mean is 3, the variance 5.
+    torch.testing.assert_close(normalizer(torch.tensor([0.6, 3 + 2 * 5**0.5])), torch.tensor([0.5, 2.0]))
+    assert normalizer(torch.tensor([0.1, 1e9]))[1] == 10
+
+
+def test_normalized_values_are_those_of_normalized_observations_in_torch_and_in_numpy():
+    torch.manual_seed(0)
+    network = make_q_network(spec(), [8], "tanh", normalize_observations=True)["q"]
+    rows = torch.randn(50, 4) * 30 + 7
+    network.normalizer.observe(rows)
+    plain = deepcopy(network)
+    plain.normalizer = None
+    expected = plain((rows - rows.mean(0)) / rows.std(0, correction=0))
+    torch.testing.assert_close(network(rows), expected)
+    assert network.has_numpy
+    np.testing.assert_allclose(network.forward_numpy(rows[3].numpy()), expected[3].detach().numpy(), atol=1e-5)
+    before = rows[:2].clone()
+    assert np.array_equal(network.normalizer.forward_numpy(rows[:2].numpy()), network.normalizer(rows[:2]).numpy())
+    assert torch.equal(rows[:2], before)
+
+
+def test_images_are_normalized_by_one_mean_and_one_variance():
+    network = make_q_cnn(pixels((2, 10, 12)), normalize_observations=True)["q"]
+    images = bytes_of(6, 2, 10, 12)
+    network.normalizer.observe(images)
+    assert network.normalizer.mean.shape == ()
+    x = images.float()
+    torch.testing.assert_close(network(images), in_sequence(network, (x - x.mean()) / x.std(correction=0), 1.0))
+
+
+def test_the_statistics_are_saved_with_the_network_and_copied_with_it():
+    one, other = (make_q_network(spec(), [8], "relu", normalize_observations=True)["q"] for _ in range(2))
+    one.normalizer.observe(torch.randn(9, 4))
+    other.load_state_dict(one.state_dict())
+    copy = deepcopy(one)
+    rows = torch.randn(3, 4)
+    assert torch.equal(one(rows), other(rows))
+    one.normalizer.observe(torch.randn(9, 4) + 5)
+    assert torch.equal(copy(rows), other(rows))  # neither changes with the original
+    assert not torch.equal(copy(rows), one(rows))

@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.config.signature import read_signature
 from runner.config.targets import resolve_target
-from runner.config.words import is_factory, union_members
+from runner.config.words import is_factory, is_wrapper, item_hint, union_members
 
 
 class Builder:
@@ -23,30 +23,34 @@ class Builder:
         """Build ``node`` (``None`` for none), with ``more`` runtime values for this node alone."""
         if node is None:
             return None
+        return self._call(node, more)()
+
+    def _call(self, node: Mapping[str, Any], more: Mapping[str, Any]) -> partial[Any]:
+        """The target with its arguments, not called yet; it can be pickled where they can."""
         target = node["_target_"]
         parameters = read_signature(target).parameters
         arguments = {
-            name: partial(self.build, value, **more)
-            if _is_node(value) and name in parameters and _wants_factory(parameters[name].hint)
-            else self._value(value, more)
+            name: self._value(value, more, parameters[name].hint if name in parameters else Any)
             for name, value in node.items()
             if name != "_target_"
         }
         runtime = {**self.runtime, **more}
         given = {name: runtime[name] for name in parameters if name in runtime and name not in arguments}
-        return resolve_target(target)(**given, **arguments)
+        return partial(resolve_target(target), **given, **arguments)
 
     def build_all(self, nodes: Mapping[str, Any]) -> dict[str, Any]:
         """Build a dict of named nodes; a name set to ``null`` is left out."""
         return {name: self.build(node) for name, node in nodes.items() if node is not None}
 
-    def _value(self, value: Any, more: Mapping[str, Any]) -> Any:
+    def _value(self, value: Any, more: Mapping[str, Any], hint: Any = Any) -> Any:
         if _is_node(value):
-            return self.build(value, **more)
+            if is_wrapper(hint):
+                return self._call(value, more)
+            return partial(self.build, value, **more) if _wants_factory(hint) else self.build(value, **more)
         if isinstance(value, dict):
-            return {name: self._value(inner, more) for name, inner in value.items()}
+            return {name: self._value(inner, more, item_hint(hint)) for name, inner in value.items()}
         if isinstance(value, list):
-            return [self._value(inner, more) for inner in value]
+            return [self._value(inner, more, item_hint(hint)) for inner in value]
         return value
 
 

@@ -1,5 +1,6 @@
 """Whether gymnasium knows an environment's id, found out without making the environment."""
 
+import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -21,6 +22,13 @@ def unknown_env_ids(config: Mapping[str, Any], origins: Origins) -> Iterator[Pro
         return
     import gymnasium  # a tenth of a second, which nobody need wait for who did not type an id
 
+    is_game = id.startswith("ALE/")
+    if is_game and find_spec("ale_py") is not None:
+        importlib.import_module("ale_py")  # registers its games
+    elif is_game:
+        hint = "pip install ale-py opencv-python-headless, or hookline[atari]"
+        yield Problem(f"env.id = {show(id)}", origins.of("env.id"), "games need the package ale_py", hint, "env.id")
+        return
     if id not in gymnasium.registry:
         hint = did_you_mean(nearest(id, gymnasium.registry)) or "module:Id names one that a module of yours registers"
         yield Problem(

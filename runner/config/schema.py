@@ -15,7 +15,16 @@ from runner.config.root import NAMED_NODES, NEEDED_NODES, OPTIONAL_NODES
 from runner.config.signature import REQUIRED, Parameter, Signature, read_signature
 from runner.config.targets import TargetError
 from runner.config.tree import MISSING, Unknown, has_unknown
-from runner.config.words import describe, is_factory, literal_keys, literals, union_members, unwrap
+from runner.config.words import (
+    describe,
+    is_factory,
+    is_wrapper,
+    item_hint,
+    literal_keys,
+    literals,
+    union_members,
+    unwrap,
+)
 
 ROOT = "runner.config.root.root"
 TARGET = "_target_"
@@ -84,8 +93,8 @@ class Schema:
             self._report(key, "expected a node with a _target_", f"got {show(value)}")
         return value
 
-    def node(self, key: str, node: Mapping[str, Any]) -> dict[str, Any]:
-        """Check one node against its target's signature."""
+    def node(self, key: str, node: Mapping[str, Any], hint: Any = Any) -> dict[str, Any]:
+        """Check one node against its target's signature; ``hint`` is that of the parameter it is given to."""
         target = node[TARGET]
         if not isinstance(target, str):
             if target is MISSING:
@@ -100,6 +109,7 @@ class Schema:
         except TargetError as error:
             self._report(f"{key}.{TARGET}", str(error))
             return dict(node)
+        signature = signature.without_first() if is_wrapper(hint) else signature
         self._find_missing(key, signature, node)
         return {name: value if name == TARGET else self._argument(key, name, value, signature)
                 for name, value in node.items()}  # fmt: skip
@@ -129,7 +139,7 @@ class Schema:
         if value is MISSING:
             self._report(key, f"missing: expected {describe(parameter.hint)}", f"add {key}=...")
             return value
-        value = self._inner_nodes(key, value)
+        value = self._inner_nodes(key, value, parameter.hint)
         if has_unknown(value):
             return value
         if _contains_node(value):
@@ -138,13 +148,13 @@ class Schema:
             return value
         return self._coerce(key, parameter.hint, value)
 
-    def _inner_nodes(self, key: str, value: Any) -> Any:
+    def _inner_nodes(self, key: str, value: Any, hint: Any = Any) -> Any:
         if is_node(value):
-            return self.node(key, value)
+            return self.node(key, value, hint)
         if isinstance(value, Mapping):
-            return {name: self._inner_nodes(f"{key}.{name}", item) for name, item in value.items()}
+            return {name: self._inner_nodes(f"{key}.{name}", item, item_hint(hint)) for name, item in value.items()}
         if isinstance(value, list):
-            return [self._inner_nodes(f"{key}.{index}", item) for index, item in enumerate(value)]
+            return [self._inner_nodes(f"{key}.{index}", item, item_hint(hint)) for index, item in enumerate(value)]
         if value is MISSING:
             self._report(key, "missing", f"add {key}=...")
         return value

@@ -41,6 +41,10 @@ class Signature:
     parameters: dict[str, Parameter]
     takes_any: bool = False
 
+    def without_first(self) -> "Signature":
+        """That of a function of the first parameter, which others give."""
+        return Signature(self.target, dict(list(self.parameters.items())[1:]), self.takes_any)
+
 
 @lru_cache(maxsize=512)
 def read_signature(target: str) -> Signature:

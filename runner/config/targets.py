@@ -18,6 +18,14 @@ NOT_FOR_RUNS = ("runner.config", "runner.sweeps", "runner.runs", "runner.auto", 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 _TARGET = re.compile(r"_target_:\s*([\w.]+)")
 LIBRARIES = ("torch.nn.", "torch.optim.", "gymnasium.envs.")
+WRAPPERS = frozenset(
+    f"gymnasium.wrappers.{name}"
+    for name in """AddRenderObservation AtariPreprocessing ClipAction ClipReward DelayObservation DiscretizeAction
+    DiscretizeObservation DtypeObservation FlattenObservation FrameStackObservation GrayscaleObservation RepeatAction
+    RescaleAction RescaleObservation ReshapeObservation ResizeObservation StickyAction TimeAwareObservation
+    TimeLimit""".split()
+)
+"""Those of gymnasium's wrappers that do nothing but wrap; others write videos and statistics wherever they are told."""
 
 
 class TargetError(Exception):
@@ -63,6 +71,8 @@ def is_nameable(target: str, trust: Sequence[str]) -> bool:
     """
     if begins(target, trust):
         return True
+    if target in WRAPPERS:
+        return True
     place = split_target(target) if target.startswith((*OURS, *LIBRARIES)) else None
     return place is not None and len(place[1]) == 1 and not begins(target, NOT_FOR_RUNS)
 
@@ -71,7 +81,7 @@ def is_allowed(found: Any, trust: Sequence[str]) -> bool:
     """Whether a stored run may build this object: judged by where it is really defined, whatever it was called.
 
     Ours: what our own configuration files name, and nothing else of ours, for some of it writes files. torch.nn,
-    torch.optim and gymnasium's environments: classes. Trusted packages: classes and functions.
+    torch.optim, gymnasium's environments and harmless wrappers: classes. Trusted packages: classes and functions.
     """
     module, name = getattr(found, "__module__", None), getattr(found, "__qualname__", "")
     if not isinstance(module, str) or not (inspect.isclass(found) or inspect.isfunction(found)):
@@ -80,7 +90,8 @@ def is_allowed(found: Any, trust: Sequence[str]) -> bool:
         return False
     if begins(module, trust):
         return True
-    return f"{module}.{name}" in _our_targets() or (inspect.isclass(found) and _is_library_part(module))
+    is_wrapper = module.startswith("gymnasium.wrappers.") and f"gymnasium.wrappers.{name}" in WRAPPERS
+    return f"{module}.{name}" in _our_targets() or (inspect.isclass(found) and (is_wrapper or _is_library_part(module)))
 
 
 @lru_cache(maxsize=1)
@@ -92,7 +103,6 @@ def _our_targets() -> frozenset[str]:
 
 
 def _is_library_part(module: str) -> bool:
-    # Not the wrappers of gymnasium: they write videos and statistics wherever they are told to.
     return module.startswith(LIBRARIES)
 
 

@@ -8,6 +8,8 @@ from runner.config.report import Problem
 from runner.config.schema import TARGET
 from runner.config.targets import LIBRARIES, TargetError, begins, is_allowed, is_nameable, resolve_target
 
+IDS = ("id", "env_name")
+"""Settings that may name an environment as ``module:Id``, whose module gymnasium would import."""
 ADDRESSES = ("tracking_uri",)
 """Settings that say where to connect to: read back from a folder, they would choose a host, or a file, for us."""
 
@@ -41,9 +43,10 @@ def unnameable_problems(
         target = node.get(TARGET)
         if TARGET in node and key not in named and not (isinstance(target, str) and is_nameable(target, trust)):
             yield _refusal(key, str(target), trust, origin)
-        package = _package_of(node.get("id"))
-        if package is not None and f"{key}.id" not in typed and not begins(package, trust):
-            yield _refusal(f"{key}.id", package, trust, origin)
+        for name in IDS:
+            package = _package_of(node.get(name))
+            if package is not None and f"{key}.{name}" not in typed and not begins(package, trust):
+                yield _refusal(f"{key}.{name}", package, trust, origin)
         for name in ADDRESSES:
             if node.get(name) is not None and f"{key}.{name}" not in typed:
                 yield Problem(f"{key}.{name}", origin, "an address is not read back from a run", "type it")
@@ -53,7 +56,8 @@ def unnameable_problems(
 def packages_to_trust(config: Mapping[str, Any]) -> list[str]:
     """What resuming a run with this configuration has to be told to trust."""
     targets = [target for _, target in targets_of(config) if not is_nameable(target, ())]
-    packages = [package for _, node in nodes_of(config) if (package := _package_of(node.get("id")))]
+    ids = [node.get(name) for _, node in nodes_of(config) for name in IDS]
+    packages = [package for id in ids if (package := _package_of(id))]
     return sorted({name.partition(".")[0] for name in (*targets, *packages)})
 
 

@@ -99,3 +99,14 @@ def _describe_length(note: Len | MinLen | MaxLen) -> str:
 def is_factory(hint: Any) -> bool:
     """Whether values are nodes that the builder hands over as functions."""
     return hint is Callable or get_origin(hint) is Callable or get_origin(hint) is get_origin(Callable[[], Any])
+
+
+def is_wrapper(hint: Any) -> bool:
+    """Whether the functions made of such nodes are given the first argument of their targets."""
+    return any(is_factory(one) and len(get_args(one)[:1][0]) == 1 for one in union_members(hint) if get_args(one))
+
+
+def item_hint(hint: Any) -> Any:
+    """What the items of a list or the values of a mapping have to be."""
+    found = [get_args(one)[-1] for one in union_members(unwrap(hint)[0]) if get_origin(one) in (list, dict)]
+    return found[0] if found else Any

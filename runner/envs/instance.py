@@ -9,6 +9,8 @@ import numpy as np
 
 from runner.envs.checks import FAULTS, Checker, described, late
 from runner.envs.guard import Guard
+from runner.envs.gym import wrappers_of
+from runner.envs.transforms import LifeLoss
 from runner.spec import ConfigError, EnvFault, EnvSpec
 
 log = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class Instance:
             env = self._make()
             self.spec = self._describe(env)
             self._env_step = env.step
+            self._life = next((one for one in wrappers_of(env) if isinstance(one, LifeLoss)), None)
         finally:
             self._watch.inside, self._doing = None, "step"
         return env
@@ -94,6 +97,22 @@ class Instance:
         finally:
             self._watch.inside, self._doing = None, "step"
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether what has ended is a life, and not the game."""
+        return self._life is not None and self._life.goes_on
+
+    def try_next_life(self) -> np.ndarray:
+        """The first observation of the next life of a game that goes on; raises ``EnvFault``."""
+        self.length = 0
+        self._enter("reset")
+        try:
+            return self.checker.check_reset(self.env.reset())
+        except FAULTS as error:
+            raise self.fault("reset", error) from error
+        finally:
+            self._watch.inside, self._doing = None, "step"
+
     def try_step(self, action: Any) -> Outcome:
         """The outcome of a step; raises ``EnvFault``."""
         self._enter("step")
@@ -108,13 +127,18 @@ class Instance:
         return observation, reward, terminated, truncated
 
     def follow(self, actions: Iterable[Any]) -> Any:
-        """Take steps whose outcomes are known to be good; the last observation, if any; raises ``EnvFault``."""
+        """Take steps whose outcomes are known to be good; the last observation, if any; raises ``EnvFault``.
+
+        Of a game with lives, they go from one to the next.
+        """
         observation = None
         self._enter("step")
         try:
             for action in actions:
-                observation = self._env_step(action)[0]
+                observation, _, terminated, truncated, _ = self._env_step(action)
                 self.length += 1
+                if (terminated or truncated) and self.goes_on:
+                    observation = self.env.reset()[0]
         except FAULTS as error:
             raise self.fault("step", error) from error
         finally:

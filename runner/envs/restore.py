@@ -7,14 +7,34 @@ from typing import Any, NamedTuple, Protocol
 import gymnasium
 import numpy as np
 import torch
-from gymnasium.wrappers import TimeLimit
+from gymnasium.wrappers import (
+    ClipAction,
+    ClipReward,
+    DtypeObservation,
+    FlattenObservation,
+    GrayscaleObservation,
+    OrderEnforcing,
+    RescaleAction,
+    RescaleObservation,
+    ReshapeObservation,
+    ResizeObservation,
+    TimeLimit,
+)
 
+from runner.envs.gym import wrappers_of
+from runner.envs.transforms import CenterCrop, FrameSkip, OneHotAction, ScaleReward, ShiftedObservation
 from runner.spec import EnvSpec
 
 log = logging.getLogger(__name__)
 
 PROBE_STEPS = 30
 _PAIRS = (("get_state", "set_state"), ("clone_state", "restore_state"))
+FORGETFUL: tuple[type[gymnasium.Wrapper], ...] = (
+    *(ClipAction, ClipReward, DtypeObservation, FlattenObservation, GrayscaleObservation, OrderEnforcing),
+    *(RescaleAction, RescaleObservation, ReshapeObservation, ResizeObservation),
+    *(CenterCrop, FrameSkip, OneHotAction, ScaleReward, ShiftedObservation),
+)
+"""Wrappers without a memory: the state of what they wrap is their whole state."""
 
 
 class Snapshot(NamedTuple):
@@ -25,7 +45,12 @@ class Snapshot(NamedTuple):
 
 
 def snapshot_of(env: gymnasium.Env) -> Snapshot | None:
-    """The environment's own pair of state functions, joined with the step counts of its time limits."""
+    """The environment's own pair of state functions, joined with the step counts of its time limits.
+
+    There is none where a wrapper may remember something besides, as a frame stack does: the tape brings that back.
+    """
+    if not all(type(wrapper) in (TimeLimit, *FORGETFUL) for wrapper in wrappers_of(env)[:-1]):
+        return None
     for get_name, set_name in _PAIRS:
         get, put = (getattr(env.unwrapped, name, None) for name in (get_name, set_name))
         if callable(get) and callable(put):
@@ -34,7 +59,7 @@ def snapshot_of(env: gymnasium.Env) -> Snapshot | None:
 
 
 def _with_time_limits(env: gymnasium.Env, get: Callable[[], Any], put: Callable[[Any], Any]) -> Snapshot:
-    limits = [wrapper for wrapper in _wrappers(env) if isinstance(wrapper, TimeLimit)]
+    limits = [wrapper for wrapper in wrappers_of(env) if isinstance(wrapper, TimeLimit)]
 
     def get_all() -> dict[str, Any]:
         return {"state": get(), "elapsed_steps": [limit._elapsed_steps for limit in limits]}
@@ -45,13 +70,6 @@ def _with_time_limits(env: gymnasium.Env, get: Callable[[], Any], put: Callable[
             limit._elapsed_steps = elapsed_steps
 
     return Snapshot(get_all, set_all)
-
-
-def _wrappers(env: gymnasium.Env) -> list[gymnasium.Env]:
-    chain = [env]
-    while isinstance(chain[-1], gymnasium.Wrapper):
-        chain.append(chain[-1].env)
-    return chain
 
 
 class Playable(Protocol):

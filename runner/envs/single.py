@@ -154,9 +154,30 @@ class Single(Instance):
         return self._begin(may_move_on=False)
 
     def begin_next(self) -> np.ndarray:
-        """The current episode is over: begin another."""
+        """The current episode is over: begin another, or the next life of the same game, whose tape goes on."""
+        if self.goes_on and self._begin_life():
+            return self.row
         self.episode = (self.episode or 0) + 1
         return self.begin()
+
+    def _begin_life(self) -> bool:
+        """Begin the next life, in a fresh instance if need be; false where the game cannot be gone on with."""
+        try:
+            self.row[...] = self.try_next_life()
+        except EnvFault as fault:
+            self.guard.allow_restart(fault, fault.__cause__)
+            with unchanged_globals():
+                try:
+                    self.renew()
+                    if self.tape is None or self.seed is None:
+                        return False
+                    self.row[...] = self._follow_from(self.try_reset(self.seed), self.snapshot, self.tape)
+                except EnvFault as again:
+                    self.guard.allow_restart(again, again.__cause__)
+                    self.renew()
+                    return False
+        self.total, self.length = 0.0, 0
+        return True
 
     def begin(self) -> np.ndarray:
         """Begin the current episode or, if that fails twice, the next one that can be begun."""

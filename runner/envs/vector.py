@@ -13,11 +13,12 @@ from runner.envs.checks import Bounds
 from runner.envs.guard import Guard, OnError
 from runner.envs.gym import describe, make_env
 from runner.envs.restore import probe
+from runner.envs.rollout import random_observations
 from runner.envs.single import Mark, Single
 from runner.envs.watch import Watch
-from runner.seeding import Streams, env_seed
+from runner.seeding import Streams, env_seed, unchanged_globals
 from runner.spec import ConfigError, EnvFault, StateDict
-from runner.types import Factory, NonNegativeInt, PositiveFloat, PositiveInt
+from runner.types import Factory, NonNegativeInt, PositiveFloat, PositiveInt, Wrappers
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,10 @@ _LISTS = ("episodes", "returns", "lengths", "within")
 """What a state has of each environment, besides its observation."""
 CHECK_EVERY_BATCHES = 16
 """From the 100th batch on only so many are looked at for bounds: an excursion is worth a warning, not 2 us a batch."""
+
+
+Makers = Callable[[], gymnasium.Env] | Sequence[Callable[[], gymnasium.Env]]
+"""Makes any environment of several; or one function for each of them."""
 
 
 class StepArrays(Protocol):
@@ -48,6 +53,7 @@ class Environment:
         make: makes any of them, or makes each its own.
         id: its name; the class's if not given.
         guard: what to do when one fails.
+        evaluation_make: makes those of the evaluation, if they are others.
         first: the number of the first, where these are a part of more.
         resume_mode: how an episode under way is brought back, where that was tried out already.
 
@@ -57,19 +63,21 @@ class Environment:
 
     def __init__(
         self,
-        make: Callable[[], gymnasium.Env] | Sequence[Callable[[], gymnasium.Env]],
+        make: Makers,
         num_envs: int,
         id: str | None,
         frame_skip: int,
         seed: int,
         guard: Guard | None = None,
+        evaluation_make: Callable[[], gymnasium.Env] | None = None,
         first: int = 0,
         resume_mode: str | None = None,
     ) -> None:
         self.make, self.num_envs, self.guard, self.first = make, num_envs, guard or Guard(), first
+        self._evaluation_make: Makers = evaluation_make or make
         self._id, self._frame_skip, self._seed = id, frame_skip, seed
         try:
-            trial = self._make_single(f"env {first}", first)
+            trial = self._make_single(make, f"env {first}", first)
             self.spec = trial.spec
             self.resume_mode = resume_mode or self._probe(trial)
             self._warn_of_casts(trial)
@@ -94,7 +102,7 @@ class Environment:
             return
         try:
             for index in range(len(self._singles), self.num_envs):
-                self._singles.append(self._make_single(f"env {self.first + index}", self.first + index))
+                self._singles.append(self._make_single(self.make, f"env {self.first + index}", self.first + index))
         finally:
             self.guard.watch.stop()
         for index, single in enumerate(self._singles):
@@ -111,28 +119,37 @@ class Environment:
             self._frame_skip,
             self._seed,
             Guard(self.guard.on_error, self.guard.max_restarts, Watch(self.guard.watch.seconds)),
-            first,
-            self.resume_mode,
+            first=first,
+            resume_mode=self.resume_mode,
         )
         one.complete()
         return one
 
-    def _make_single(self, name: str, *names: str | int) -> Single:
+    def _make_single(self, make: Makers, name: str, *names: str | int) -> Single:
         def spec_of(env: gymnasium.Env) -> Any:
             return describe(env, self._id or type(env.unwrapped).__name__, self._frame_skip)
 
         def seed_of(episode: int) -> int:
             return env_seed(self._seed, "env", *names, episode)
 
-        make = self.make if callable(self.make) else self.make[int(names[-1]) % len(self.make)]
-        return Single(make, name, spec_of, self.guard, seed_of)
+        return Single(_maker(make, int(names[-1])), name, spec_of, self.guard, seed_of)
 
     def make_for_evaluation(self, index: int) -> Single:
         """Another environment, whose episodes nobody brings back but for its own failures."""
-        single = self._make_single(f"evaluation env {index}", "evaluation", index)
+        single = self._make_single(self._evaluation_make, f"evaluation env {index}", "evaluation", index)
         single.resume_by(self.resume_mode, self.guard.restarting)
         single.episode = -1  # the first reset makes it 0
         return single
+
+    def random_observations(self, steps: int) -> np.ndarray:
+        """``[steps, *observation]`` of random actions in an environment of their own, the same for the same seed."""
+        env = _maker(self.make, 0)()
+        try:
+            with unchanged_globals():
+                observations = random_observations(env, steps, env_seed(self._seed, "env", "random", 0))
+        finally:
+            env.close()
+        return observations.astype(self.spec.observation_dtype)
 
     def _probe(self, first: Single) -> str:
         first.episode = None
@@ -314,6 +331,10 @@ class Environment:
                 single.begin()
 
 
+def _maker(make: Makers, index: int) -> Callable[[], gymnasium.Env]:
+    return make if callable(make) else make[index % len(make)]
+
+
 def make_environment(
     *,
     streams: Streams,
@@ -324,6 +345,7 @@ def make_environment(
     kwargs: dict[str, Any] | None = None,
     make: Factory | None = None,
     frame_skip: PositiveInt = 1,
+    transforms: Wrappers | None = None,
     on_error: OnError = "raise",
     max_restarts: NonNegativeInt = 100,
     step_timeout: PositiveFloat | None = None,
@@ -332,6 +354,7 @@ def make_environment(
 
     Args:
         run: the run's folder, which is told if an environment hangs and cannot be interrupted.
+        transforms: wrappers by name, in their order; those that change rewards or lives are for training alone.
         on_error: end the run with the first failure of an environment, or make it anew and replay its episode.
         max_restarts: of a whole run.
         step_timeout: seconds that a step, a reset or the making may take.
@@ -340,6 +363,6 @@ def make_environment(
         raise ConfigError("env: give either an id or make, a class or function of your own")
     if make is not None and kwargs:
         raise ConfigError("env.kwargs go with env.id; a class of your own takes its arguments beside its _target_")
-    one = partial(make_env, id or "", kwargs or {}, make, max_episode_steps, frame_skip)
+    one = partial(make_env, id or "", kwargs or {}, make, max_episode_steps, frame_skip, transforms)
     guard = Guard(on_error, max_restarts, Watch(step_timeout, run))
-    return Environment(one, num_envs, id, frame_skip, streams.seed, guard)
+    return Environment(one, num_envs, id, frame_skip, streams.seed, guard, partial(one, for_evaluation=True))

@@ -27,6 +27,7 @@ from runner.learner.tracing import (
     MOST_PROGRAMS,
     ByShape,
     Evaluate,
+    Holder,
     Inputs,
     Recorded,
     describe,
@@ -103,7 +104,7 @@ class UpdateCompiler(ByShape[CompiledUpdate]):
             return f"nothing is known of {type(optimizer).__name__}"
         if len(optimizer.param_groups) != 1:
             return "its optimizer has several parameter groups"
-        return "a network has buffers" if self._has_buffers else None
+        return "a network has buffers of its own" if self._has_buffers else None
 
     def _give_up(self, reason: str) -> None:
         self._is_hopeless = True
@@ -172,14 +173,12 @@ def _begun(optimizer: optim.Optimizer) -> State:
     }
 
 
-def compile_update(
-    holder: nn.Module, optimization: Optimization, batch: TensorDictBase, state: State
-) -> CompiledUpdate:
+def compile_update(holder: Holder, optimization: Optimization, batch: TensorDictBase, state: State) -> CompiledUpdate:
     """Record a whole update for batches like this one, compile it, and make sure that it computes the same."""
     outputs: list[str] = []
     metrics: list[str] = []
     keys = list(leaves(batch))
-    weights = [one.detach() for one in holder.parameters()]
+    weights = [one.detach() for one in holder.tensors().values()]
     moments = [*_tensors_of(state), weights[0].new_tensor(TRIED_LR)]
     function = _as_function(holder, optimization, batch, keys, state, (outputs, metrics))
     graph = make_fx(function)(*_cloned([*weights, *[batch.get(key) for key in keys], *moments]))
@@ -193,7 +192,7 @@ def compile_update(
 
 
 def _as_function(
-    holder: nn.Module,
+    holder: Holder,
     optimization: Optimization,
     batch: TensorDictBase,
     keys: list[Any],
@@ -201,7 +200,7 @@ def _as_function(
     names: tuple[list[str], list[str]],
 ) -> Callable[..., list[Tensor]]:
     """The update as a function of weights, data, moments and learning rate; ``names`` gets those of its values."""
-    parameters = dict(holder.named_parameters())
+    parameters = holder.tensors()
     moved = [index for own in optimization.parameters for index, one in enumerate(parameters.values()) if one is own]
 
     def function(*inputs: Tensor) -> list[Tensor]:

@@ -119,11 +119,12 @@ class ByShape(ABC, Generic[P]):
     ) -> None:
         self.evaluate, self.optimization, self.settings = evaluate, optimization, settings
         self._holder = Holder(networks, evaluate)
-        self._parameters = list(self._holder.parameters())
+        self._parameters = list(self._holder.tensors().values())
         self._modules = list(self._holder.modules())
+        self._buffered = [module for module in self._modules if module._buffers]
         self._programs: list[P] = []
         self._circumstances: Any = None
-        self._has_buffers = self._is_hopeless = any(True for _ in self._holder.buffers())
+        self._has_buffers = self._is_hopeless = self._holder.has_changing_buffers()
 
     def __call__(self, batch: TensorDictBase) -> Recorded | None:
         if self._is_hopeless:
@@ -131,6 +132,7 @@ class ByShape(ABC, Generic[P]):
         circumstances = self._look()
         if circumstances != self._circumstances:
             self._circumstances = circumstances
+            self._parameters = list(self._holder.tensors().values())
             self._programs.clear()
         present = leaves(batch)
         for program in self._programs:
@@ -146,6 +148,7 @@ class ByShape(ABC, Generic[P]):
             dict(self.optimization.loss_weights),
             [module.training for module in self._modules],
             [parameter.requires_grad for parameter in self._parameters],
+            [id(buffer) for module in self._buffered for buffer in module._buffers.values()],
         )
 
     @abstractmethod
@@ -160,8 +163,9 @@ class ByShape(ABC, Generic[P]):
 class GradientTracer(ByShape[Program]):
     """Computes an optimization's losses and gradients by recorded programs.
 
-    What cannot be recorded (a loss whose course depends on numbers in the batch, networks with buffers) is left to
-    autograd: the tracer then returns ``None``, and says so once in the log.
+    What cannot be recorded (a loss whose course depends on numbers in the batch, networks with buffers that a forward
+    pass may change) is left to autograd: the tracer then returns ``None``, and says so once in the log. Buffers that
+    none changes are inputs, as parameters are.
     """
 
     def _run(self, program: Program, data: Sequence[Tensor]) -> Recorded:
@@ -201,11 +205,18 @@ class Holder(nn.Module):
     def forward(self, batch: TensorDictBase) -> TensorDictBase:
         return self._evaluate(batch)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Parameters and buffers by name: all that a pure function of these networks reads of them."""
+        return {**dict(self.named_parameters()), **dict(self.named_buffers())}
 
-def record(holder: nn.Module, optimization: Optimization, batch: TensorDictBase) -> Program:
+    def has_changing_buffers(self) -> bool:
+        """Whether a module has buffers and does not promise, by ``constant_buffers``, that calling it changes none."""
+        return any(one._buffers and not getattr(one, "constant_buffers", False) for one in self.modules())
+
+
+def record(holder: Holder, optimization: Optimization, batch: TensorDictBase) -> Program:
     """Run the loss and its gradients once for ``batch``, noting down every kernel call."""
-    names = [name for name, _ in holder.named_parameters()]
-    parameters = list(holder.parameters())
+    names, parameters = list(holder.tensors()), list(holder.tensors().values())
     moved = [next(index for index, one in enumerate(parameters) if one is own) for own in optimization.parameters]
     keys = list(leaves(batch))
     outputs: list[str] = []

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from runner.networks.normalizer import ObservationNormalizer
 from runner.spec import EnvSpec
 from runner.types import PositiveInt
 
@@ -25,7 +26,14 @@ class MLP(nn.Module):
     Calling ``F.linear`` in a loop costs less than half of ``nn.Sequential`` at batch size 1.
     """
 
-    def __init__(self, input_shape: Sequence[int], hidden: Sequence[int], outputs: int, activation: Activation) -> None:
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        hidden: Sequence[int],
+        outputs: int,
+        activation: Activation,
+        normalizer: ObservationNormalizer | None = None,
+    ) -> None:
         super().__init__()
         self.input_dims = len(input_shape)
         sizes = [torch.Size(input_shape).numel(), *hidden, outputs]
@@ -37,11 +45,13 @@ class MLP(nn.Module):
         self._addresses: list[int] = []
         self._views: list[tuple[np.ndarray, np.ndarray]] = []
         self._numpy_activation: Any = NUMPY_ACTIVATIONS.get(activation)
+        self.normalizer = normalizer
         self.activation = getattr(torch if activation in ("relu", "tanh") else F, activation)
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[..., *input_shape] -> [..., outputs]``; whole numbers and bytes are taken as they are."""
-        x = observation if self.input_dims == 1 else self._flattened(observation)
+        x = observation if self.normalizer is None else self.normalizer(observation)
+        x = x if self.input_dims == 1 else self._flattened(x)
         *hidden, last = self._stack
         if x.dtype != last.weight.dtype:
             x = x.to(last.weight.dtype)
@@ -61,7 +71,7 @@ class MLP(nn.Module):
         Equal to :meth:`forward` up to rounding; works on the memory of the parameters, which it never copies.
         """
         *hidden, last = self._arrays()
-        x = observation
+        x = observation if self.normalizer is None else self.normalizer.forward_numpy(observation)
         for weight, bias in hidden:
             x = x @ weight
             x += bias
@@ -86,8 +96,15 @@ class MLP(nn.Module):
         return observation.flatten(-self.input_dims) if self.input_dims else observation.unsqueeze(-1)
 
 
-def make_q_network(spec: EnvSpec, hidden: list[PositiveInt], activation: Activation) -> dict[str, nn.Module]:
-    """A network ``q`` with one value for each discrete action: ``[B, *observation] -> [B, A]``."""
+def make_q_network(
+    spec: EnvSpec, hidden: list[PositiveInt], activation: Activation, normalize_observations: bool = False
+) -> dict[str, nn.Module]:
+    """A network ``q`` with one value for each discrete action: ``[B, *observation] -> [B, A]``.
+
+    Args:
+        normalize_observations: each element by its running mean and variance, which are part of the network.
+    """
     if spec.num_actions is None:
         raise ValueError(f"action values need discrete actions; {spec.id} takes vectors of shape {spec.action_shape}")
-    return {"q": MLP(spec.observation_shape, hidden, spec.num_actions, activation)}
+    normalizer = ObservationNormalizer(spec.observation_shape) if normalize_observations else None
+    return {"q": MLP(spec.observation_shape, hidden, spec.num_actions, activation, normalizer)}

@@ -95,7 +95,11 @@ MISTAKES = {
     "missing after a removal": ("~seed", "seed (", "missing: expected a whole number >= 0"),
     "environment without a name": ("env=gym", "env.id (conf/env/gym.yaml:", "missing: expected the id"),
     "unknown environment": ("env.id=CartPol-v1", f'env.id = "CartPol-v1" ({LINE})', "did you mean CartPole-v1?"),
-    "a needed group left out": ("~env", f"~env ({LINE})", "a run cannot do without env; choices: acrobot, cartpole"),
+    "a needed group left out": (
+        "~env",
+        f"~env ({LINE})",
+        "a run cannot do without env; choices: acrobot, atari",
+    ),
     "no value": ("seed", f"seed ({LINE})", "write seed=<value>"),
     "open bracket": ("network.hidden=[64", f"network.hidden=[64 ({LINE})", "lacks a ]"),
     "round brackets": ("network.hidden=(64,64)", f"network.hidden=(64,64) ({LINE})", "a list is [64,64]"),

@@ -297,3 +297,57 @@ def test_a_learner_with_gradients_of_its_own_is_asked_for_them():
     update(halved, transitions()), update(plain, transitions())
     for mine, other, start in zip(weights(halved), weights(plain), before, strict=True):
         torch.testing.assert_close(mine - start, (other - start) / 2, rtol=1e-4, atol=1e-7)
+
+
+class Shifted(nn.Module):
+    """Linear, of what a statistic that others change is subtracted from."""
+
+    constant_buffers = True
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 2)
+        self.register_buffer("mean", torch.zeros(4))
+        self.register_buffer("count", torch.zeros((), dtype=torch.float64))
+
+    def forward(self, x):
+        return self.linear(x - self.mean)
+
+
+def with_statistics(compile):
+    """Updates between which the statistics change, in place and, once, by being replaced."""
+    torch.manual_seed(1)
+    network = Shifted()
+    learner = make_learner(compile, network=network)
+    target = learner.modules["default"].networks["q"].target.model
+    for n in range(12):
+        for one in (network, target):
+            one.mean.add_(0.1 * n)
+            if n == 6:
+                one.mean = one.mean + 1
+        batch = transitions(seed=n)
+        yield learner, update(learner, batch), [one.clone() for one in weights(learner)]
+
+
+def test_buffers_that_calls_leave_alone_are_inputs_of_a_recorded_program():
+    for (traced, ours, mine), (_, theirs, others) in zip(
+        with_statistics("trace"), with_statistics("none"), strict=True
+    ):
+        assert ours[0] == theirs[0]
+        assert all(torch.equal(*pair) for pair in zip(mine, others, strict=True))
+        assert len(programs(traced)) == 1
+
+
+def test_compiled_updates_follow_buffers_as_well():
+    rounded = {"rtol": 1e-4, "atol": 1e-5}
+    for (compiled, _, mine), (_, _, others) in zip(with_statistics("update"), with_statistics("none"), strict=True):
+        for one, other in zip(mine, others, strict=True):
+            torch.testing.assert_close(one, other, **rounded)
+        assert len(recorders(compiled)[0]._programs) == 1
+
+
+def test_buffers_that_nobody_vouches_for_are_left_to_autograd():
+    network = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Linear(8, 2))
+    learner = make_learner(network=network)
+    update(learner, transitions())
+    assert not programs(learner)

@@ -73,6 +73,7 @@ ELSEWHERE = "scripts.benchmark.peers"
 """Runs in the peers' virtual environments, with their dependencies."""
 
 DISTRIBUTIONS = {
+    "ale_py": "ale-py",
     "annotated_types": "annotated-types",
     "hydra": "hydra-core",
     "pydantic_core": "pydantic",

@@ -1,0 +1,63 @@
+"""The hook that shows collected observations to the networks that normalize them."""
+
+from typing import Any
+
+import torch
+from tensordict import TensorDictBase
+
+from runner.hook import StatelessHook
+from runner.spec import OBSERVATION
+from runner.types import NonNegativeInt
+
+
+class NormalizeObservations(StatelessHook):
+    """Updates running means and variances once for each collected batch; without effect where no network has any.
+
+    Every network and every target takes the same batch, so that all of them normalize alike. The statistics belong to
+    the networks, which the learner saves; nothing here is random but the first steps.
+
+    Args:
+        init_env_steps: random steps in an environment of their own that the statistics begin from; they do not count.
+        until_env_steps: the statistics stay as they are from then on; ``None``: they never stop.
+    """
+
+    def __init__(
+        self,
+        learner: Any,
+        environment: Any = None,
+        init_env_steps: NonNegativeInt = 0,
+        until_env_steps: NonNegativeInt | None = None,
+    ) -> None:
+        self.environment = environment
+        self.init_env_steps, self.until_env_steps = init_env_steps, until_env_steps
+        self.normalizers = _normalizers_of(learner)
+        if init_env_steps and self.normalizers and environment is None:
+            raise ValueError(f"init_env_steps={init_env_steps} needs an environment to take them in")
+
+    def register(self, trainer: Any, name: str | None = None) -> None:
+        self.progress = trainer.progress
+        if self.normalizers:
+            trainer.register_module(name or self.default_name(), self)
+            trainer.register_op("batch_process", self)
+
+    def __call__(self, batch: TensorDictBase) -> TensorDictBase:
+        if self.until_env_steps is not None and self.progress.env_steps > self.until_env_steps:
+            return batch
+        if self.init_env_steps and not self.normalizers[0].count:
+            self._observe(torch.from_numpy(self.environment.random_observations(self.init_env_steps)))
+        mask = batch.get(("collector", "mask"), None)
+        observations = batch.get(OBSERVATION)
+        self._observe(observations if mask is None else observations[mask])
+        return batch
+
+    def _observe(self, observations: torch.Tensor) -> None:
+        for normalizer in self.normalizers:
+            normalizer.observe(observations)
+
+
+def _normalizers_of(learner: Any) -> list[Any]:
+    """All parts of all networks, and of the copies that follow them, that keep statistics."""
+    networks = [network for module in learner.modules.values() for network in module.networks.values()]
+    models = [model for network in networks for model in (network.model, network.target.model)]
+    parts = [part for model in models for part in model.modules() if callable(getattr(part, "observe", None))]
+    return list({id(part): part for part in parts}.values())
