@@ -13,6 +13,8 @@ from runner.collector_builders import (
     sync_async_collector,
     sync_sync_collector,
 )
+from runner.collectors.in_process import InProcessCollector
+from runner.collectors.multi_process import AsyncCollector, SyncCollector
 from runner.data.memmap import MemMapStorage
 from runner.data.replay import KEYS, Replay
 from runner.data.sampler import UniformSampler
@@ -199,8 +201,11 @@ def make_evaluation(
 
 
 __all__ = [
+    "AsyncCollector",
     "EpsilonGreedy",
+    "InProcessCollector",
     "Streams",
+    "SyncCollector",
     "correct_for_frame_skip",
     "get_stats_random_rollout",
     "make_collector_offpolicy",
@@ -215,9 +220,9 @@ __all__ = [
     "make_replay_buffer",
     "make_target_updater",
     "make_trainer",
+    "parallel_env_constructor",
     "sync_async_collector",
     "sync_sync_collector",
-    "parallel_env_constructor",
     "transformed_env",
     "transformed_env_constructor",
 ]

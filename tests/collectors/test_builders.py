@@ -34,6 +34,8 @@ def cartpole():
 OPTIONS = {"policy": acting, "frames_per_batch": 40}
 
 
+@pytest.mark.pins("sync_sync_collector")
+@pytest.mark.pins("sync_async_collector")
 @pytest.mark.parametrize("builder", [sync_sync_collector, sync_async_collector])
 @pytest.mark.parametrize("counts", [{}, {"num_collectors": 2}, {"num_env_per_collector": 2}])
 def test_one_function_needs_both_counts(builder, counts):
@@ -41,6 +43,7 @@ def test_one_function_needs_both_counts(builder, counts):
         builder(cartpole, **counts, **OPTIONS)
 
 
+@pytest.mark.pins("sync_sync_collector")
 @pytest.mark.parametrize(
     ("counts", "workers"),
     [
@@ -60,12 +63,14 @@ def test_collectors_without_room_for_all_environments_are_refused():
         sync_sync_collector([cartpole] * 5, num_env_per_collector=2, num_collectors=2, **OPTIONS)
 
 
+@pytest.mark.pins("sync_sync_collector", excludes="one collector of several environments crashed")
 def test_one_synchronous_collector_of_several_environments_is_this_process(made):
     one = made(sync_sync_collector, cartpole, {}, 4, 1, **OPTIONS)
     assert isinstance(one, InProcessCollector)
     assert take(one, 1)[0].shape == (4, 10)
 
 
+@pytest.mark.pins("sync_sync_collector")
 def test_several_synchronous_collectors_are_processes_and_play_the_same(made):
     one = made(sync_sync_collector, cartpole, None, 4, 1, **OPTIONS)
     two = made(sync_sync_collector, cartpole, None, 2, 2, **OPTIONS)
@@ -73,6 +78,7 @@ def test_several_synchronous_collectors_are_processes_and_play_the_same(made):
     assert same(take(one, 10), take(two, 10))
 
 
+@pytest.mark.pins("sync_async_collector")
 def test_asynchronous_collectors_are_processes_even_if_there_is_one(made):
     one = made(sync_async_collector, cartpole, None, 2, 1, **OPTIONS)
     assert isinstance(one, AsyncCollector)
@@ -112,6 +118,7 @@ def test_an_option_that_no_collector_knows_is_refused_by_name():
         sync_sync_collector(cartpole, None, 1, 1, policy=acting, frames_per_bach=10)
 
 
+@pytest.mark.pins("make_collector_offpolicy", excludes="one environment for each process, whatever was asked for")
 def test_off_policy_collection_is_in_this_process_unless_it_is_to_be_shared(made):
     env = environment("CartPole-v1", 4)
     assert isinstance(made(make_collector_offpolicy, env, policy(env), 40), InProcessCollector)
@@ -121,6 +128,7 @@ def test_off_policy_collection_is_in_this_process_unless_it_is_to_be_shared(made
     assert len(two.crew.workers) == 2
 
 
+@pytest.mark.pins("make_collector_offpolicy")
 def test_asynchronous_collection_is_asked_for_by_a_switch(made):
     env = partial_environment()
     one = made(make_collector_offpolicy, env, policy(env), 40, num_collectors=2, async_collection=True)
@@ -133,6 +141,7 @@ def test_off_policy_collection_may_begin_with_random_actions_by_workers_too(made
     assert 60 < int(take(one, 1)[0]["action"].sum()) < 140
 
 
+@pytest.mark.pins("make_collector_onpolicy", excludes="async_collection was taken and ignored")
 def test_on_policy_collection_is_always_in_step_and_never_random():
     env = environment("CartPole-v1", 4)
     one = make_collector_onpolicy(env, policy(env), 40)

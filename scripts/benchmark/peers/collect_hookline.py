@@ -11,11 +11,15 @@ import gymnasium
 import torch
 from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
-from runner.builders import make_environment, make_policy, make_q_network
-from runner.collectors.in_process import InProcessCollector
-from runner.collectors.multi_process import SyncCollector
-from runner.exploration import EpsilonGreedy
-from runner.seeding import Streams
+from runner.builders import (
+    EpsilonGreedy,
+    InProcessCollector,
+    Streams,
+    SyncCollector,
+    make_environment,
+    make_policy,
+    make_q_network,
+)
 
 
 class Slow(CartPoleEnv):
