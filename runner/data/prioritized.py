@@ -1,6 +1,7 @@
 """Prioritized experience replay: the more surprising a transition was, the more often it is drawn."""
 
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 
 from runner.data.storage import TensorStorage
-from runner.data.sum_tree import Floats, Integers, SumTree
+from runner.data.sum_tree import Integers, SumTree
 from runner.spec import TD_ERROR, CheckpointError, StateDict
 
 SMALLEST = 1e-6
@@ -23,7 +24,7 @@ class PrioritizedSampler:
     sub-batch (ibid., 3.4). An error that is not finite leaves its transition with the largest priority so far.
 
     Args:
-        alpha: how much errors matter; 0 is uniform.
+        alpha: how much errors matter, from 0 (uniform) to 1.
         beta: how much of the bias is corrected, now.
     """
 
@@ -42,12 +43,13 @@ class PrioritizedSampler:
 
     def sample(self, size: int, batch_size: int) -> Tensor:
         """``[B]`` indices below ``size``."""
-        within = torch.rand(batch_size, generator=self.generator, dtype=torch.float64).numpy()
-        self._drawn = drawn = self.tree.find((np.arange(batch_size) + within) / batch_size)
-        numbers = self.tree.numbers.take(drawn)
-        weight: Floats = (numbers.min() / numbers) ** self.beta()
-        self.weight = torch.from_numpy(weight.astype(np.float32))
-        return torch.from_numpy(drawn)
+        points = torch.rand(batch_size, generator=self.generator, dtype=torch.float64).numpy()
+        points += np.arange(batch_size)
+        points /= batch_size
+        self._drawn = self.tree.find(points)
+        numbers = self.tree.numbers.take(self._drawn)
+        self.weight = torch.from_numpy((numbers.min() / numbers) ** self.beta())
+        return torch.from_numpy(self._drawn)
 
     def extended(self, row: int, steps: int) -> None:
         """``steps`` rows from ``row`` on, round the ring, are new ones."""
@@ -59,12 +61,12 @@ class PrioritizedSampler:
 
     def update_priority(self, priority: Tensor) -> None:
         """``priority`` ``[B]`` are the errors of what was drawn last."""
-        errors = priority.detach().cpu().numpy().reshape(-1)
+        errors = priority.detach().cpu().numpy().ravel()
         if len(errors) != len(self._drawn):
             raise ValueError(f"{len(errors)} priorities for the {len(self._drawn)} transitions that were drawn last")
         numbers = (np.abs(errors, dtype=np.float64) + SMALLEST) ** self.alpha
         largest = float(numbers.max())
-        if not largest < np.inf:
+        if not isfinite(largest):
             numbers[~np.isfinite(numbers)] = self.largest
             largest = float(numbers.max())
         self.largest = max(self.largest, largest)
@@ -82,19 +84,22 @@ class PrioritizedSampler:
     def load_state_dict(self, state: StateDict) -> None:
         """Go on from a state; one with more transitions than are kept now has the priorities of the newest."""
         self.generator.set_state(state["generator"])
-        self.tree, self._drawn = SumTree(self.storage.capacity), np.empty(0, np.int64)
+        self.tree, self._drawn = SumTree(self.storage.capacity), self._drawn[:0]
         # Where another sampler was at work, all begin alike.
-        self.largest = _scaled(state.get("largest", 1.0), state.get("alpha", 0.0), self.alpha)
+        self.largest = float(_scaled(state.get("largest", 1.0), state.get("alpha", 0.0), self.alpha))
+        if not 0 < self.largest < float("inf"):
+            raise CheckpointError(f"its largest priority is {self.largest}")
         held = len(self.storage)
         if not held:
             return
         saved = state.get("oldest_first")
-        numbers = np.full(held, self.largest) if saved is None else saved.numpy()[-held:]
-        if saved is not None:
-            numbers = _scaled(numbers, state["alpha"], self.alpha)
-        if len(numbers) != held or numbers.dtype != np.float64 or not (numbers > 0).all() or np.isinf(numbers).any():
+        if saved is None:
+            saved = torch.full((held,), self.largest, dtype=torch.float64)
+        else:
+            saved = _scaled(saved[-held:], state["alpha"], self.alpha)
+        if saved.shape != (held,) or saved.dtype != torch.float64 or not ((saved > 0) & saved.isfinite()).all():
             raise CheckpointError(f"its priorities are not those of {held} transitions")
-        self.tree.set(np.arange(held), np.roll(numbers, self._oldest()))
+        self.tree.set(np.arange(held), saved.roll(self._oldest()).numpy())
 
     def _oldest(self) -> int:
         """Where the oldest transition is."""

@@ -64,12 +64,15 @@ class DQNLoss:
                 f"reward, terminated and steps must have the shape of the action, {list(chosen.shape)}; "
                 f"the regression target has {list(target.shape)}"
             )
-        weight = batch.get(IMPORTANCE_WEIGHT, None)
-        if weight is None:
-            loss = self._function(chosen, target)
-        else:
-            loss = (weight * self._function(chosen, target, reduction="none")).mean()
+        loss = self._mean(chosen, target, batch.get(IMPORTANCE_WEIGHT, None))
         return TensorDict({"loss_q": loss, TD_ERROR: (chosen.detach() - target).abs()}, batch_size=[])
+
+    def _mean(self, chosen: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        if weight is None:
+            return self._function(chosen, target)
+        if weight.shape != chosen.shape:
+            raise ValueError(f"{IMPORTANCE_WEIGHT} must have the shape {list(chosen.shape)}, not {list(weight.shape)}")
+        return (weight * self._function(chosen, target, reduction="none")).mean()
 
     def _target(
         self, networks: Mapping[str, Callable[[Tensor], Tensor]], batch: TensorDictBase, gamma: float | Tensor

@@ -151,7 +151,7 @@ def test_what_cannot_be_mixed_is_refused(options, words):
 
 
 def test_a_capacity_that_is_too_small_is_refused_by_name():
-    with pytest.raises(ValueError, match="source.sources.newest: source.capacity=4 is less than a batch of 6"):
+    with pytest.raises(ValueError, match=r"source\.sources\.newest: source.capacity=4 is less than a batch of 6"):
         mixture().check(2, 3)
 
 

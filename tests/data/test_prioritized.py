@@ -191,3 +191,11 @@ def test_fewer_priorities_than_transitions_are_refused():
     state["sampler"]["oldest_first"] = state["sampler"]["oldest_first"][:3]
     with pytest.raises(CheckpointError, match="its priorities"):
         prioritized().load_state_dict(state)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), 0.0])
+def test_a_largest_priority_of_a_checkpoint_that_cannot_be_is_refused(wrong):
+    state = filled(prioritized(), 5).state_dict()
+    state["sampler"]["largest"] = wrong
+    with pytest.raises(CheckpointError, match="its largest priority is"):
+        prioritized().load_state_dict(state)

@@ -87,7 +87,7 @@ def test_a_sequence_begins_with_no_recurrent_state():
 def test_a_length_that_no_episode_has_says_what_to_do():
     source = buffer(40, sampler="slices", slice_length=40, batch_size=80)
     played(1, 0, (40,), source)
-    with pytest.raises(HooklineError, match="no episode has source.slice_length=40 steps among the 40 transitions"):
+    with pytest.raises(HooklineError, match=r"no episode has source\.slice_length=40 steps among the 40 transitions"):
         source.sample()
 
 
