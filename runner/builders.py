@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,8 +17,9 @@ from runner.collector_builders import (
 from runner.collectors.in_process import InProcessCollector
 from runner.collectors.multi_process import AsyncCollector, SyncCollector
 from runner.data.memmap import MemMapStorage
+from runner.data.mixture import Mixture
 from runner.data.replay import KEYS, Replay
-from runner.data.sampler import UniformSampler
+from runner.data.samplers import SamplerName, check_options, make_sampler
 from runner.data.storage import TensorStorage
 from runner.env_builders import (
     correct_for_frame_skip,
@@ -38,11 +40,20 @@ from runner.losses.dqn import DQNLoss, LossFunction
 from runner.networks.cnn import make_q_cnn
 from runner.networks.mlp import make_q_network
 from runner.policy import Policy
-from runner.schedules import Schedule
+from runner.schedules import Schedule, linear
 from runner.seeding import Streams, env_seed
-from runner.spec import NEXT_DONE, EnvSpec, Exploration, Progress
+from runner.spec import NEXT_DONE, TRAJ_IDS, EnvSpec, Exploration, Progress
 from runner.trainer_builder import make_trainer
-from runner.types import Compile, Discount, Every, Fraction, NonNegativeInt, PositiveFloat, PositiveInt
+from runner.types import (
+    Compile,
+    Discount,
+    Every,
+    Fraction,
+    NonNegativeInt,
+    OpenFraction,
+    PositiveFloat,
+    PositiveInt,
+)
 
 
 def make_policy(
@@ -63,26 +74,78 @@ def make_replay_buffer(
     gamma: Discount = 0.99,
     storage: Literal["tensor", "memmap"] = "tensor",
     run: Any = None,
+    sampler: SamplerName = "uniform",
+    alpha: Fraction | None = None,
+    beta: Fraction | None = None,
+    beta_end: Fraction | None = None,
+    beta_env_steps: PositiveFloat | None = None,
+    slice_length: PositiveInt | None = None,
+    progress: Progress | None = None,
+    total_env_steps: int = 0,
 ) -> Replay:
-    """A replay buffer that samples uniformly; ``gamma`` discounts within the ``n_step`` rewards it sums.
+    """A replay buffer; sub-batches lie ready in memory of their own, so there is nothing to prefetch.
 
     Args:
-        storage: in memory, or in files of the folder ``run``, for buffers larger than memory.
+        n_step, gamma: rewards that are summed, discounted by ``gamma``, before a transition bootstraps.
+        storage: in memory, or in files of the folder ``run`` (the scratch directory), for buffers larger than memory.
         run: a run's folder, or anything with such a ``path``.
+        sampler: what is drawn; ``prioritized`` alone has ``alpha`` (0.7) and ``beta`` (0.5), ``slices`` alone has
+            ``slice_length``.
+        beta_end, beta_env_steps: where ``beta`` goes (1) in so many env steps (those of the whole run).
+        total_env_steps: of the whole run; 0 leaves ``beta`` as it is.
     """
     if storage == "memmap" and device != "cpu":
         raise ValueError(f"source.storage=memmap keeps rows for device=cpu; {device=!s} needs source.storage=tensor")
-    sampler = UniformSampler(generator or torch.Generator())
+    options = {"alpha": alpha, "beta": beta, "beta_end": beta_end, "beta_env_steps": beta_env_steps}
+    options["slice_length"] = slice_length
+    check_options(sampler, options, batch_size)
     keys = (*KEYS, NEXT_DONE)
+    rows = (
+        MemMapStorage(capacity, keys, run, optional=[TRAJ_IDS])
+        if storage == "memmap"
+        else TensorStorage(capacity, keys, device, optional=[TRAJ_IDS])
+    )
+    options["alpha"] = 0.7 if alpha is None else alpha
+    start, end, duration = 0.5 if beta is None else beta, 1.0 if beta_end is None else beta_end, beta_env_steps
+    beta_now = partial(_linear_in, progress or Progress(), start, end, duration or total_env_steps)
     return Replay(
-        MemMapStorage(capacity, keys, run) if storage == "memmap" else TensorStorage(capacity, keys, device),
-        sampler,
+        rows,
+        make_sampler(sampler, rows, generator or torch.Generator(), options, beta_now),
         batch_size=batch_size,
         optim_steps=optim_steps,
         warmup=warmup,
         n_step=n_step,
         gamma=gamma,
     )
+
+
+def _linear_in(progress: Progress, start: float, end: float, env_steps: float) -> float:
+    """What a schedule over ``env_steps`` is at now; 0 of them leave it at its start."""
+    return linear(start, end, env_steps, progress.env_steps) if env_steps else start
+
+
+def make_mixture(
+    sources: dict[str, Any],
+    fractions: dict[str, OpenFraction],
+    batch_size: PositiveInt = 128,
+    optim_steps: NonNegativeInt = 1,
+    warmup: NonNegativeInt = 0,
+    capacity: PositiveInt | None = None,
+    n_step: PositiveInt | None = None,
+) -> Mixture:
+    """Sub-batches put together from several sources, each giving its fraction.
+
+    Args:
+        sources, fractions: by the same names; the batch size, optim steps and warm-up of the sources are not used.
+        capacity, n_step: for ``sources`` to refer to, as ``${source.capacity}``.
+    """
+    in_files = [name for name, one in sources.items() if isinstance(getattr(one, "storage", None), MemMapStorage)]
+    in_sequences = [name for name, one in sources.items() if getattr(getattr(one, "sampler", None), "length", 0)]
+    if in_sequences:
+        raise ValueError(f"source.sources.{in_sequences[0]} draws slices, which cannot be mixed with other samples")
+    if len(in_files) > 1:
+        raise ValueError(f"source.sources: {' and '.join(in_files)} would keep their rows in the same files (memmap)")
+    return Mixture(sources, fractions, batch_size=batch_size, optim_steps=optim_steps, warmup=warmup)
 
 
 def make_dqn_loss(
@@ -214,6 +277,7 @@ __all__ = [
     "make_environment",
     "make_evaluation",
     "make_learner",
+    "make_mixture",
     "make_policy",
     "make_q_cnn",
     "make_q_network",

@@ -16,6 +16,10 @@ ADVANTAGE = "advantage"
 VALUE_TARGET = "value_target"
 MASK = ("collector", "mask")
 """Which rows of a batch were really played; absent where all were."""
+IMPORTANCE_WEIGHT = "importance_weight"
+"""What the loss of each sample is multiplied by; absent where all samples count alike."""
+IS_INIT = "is_init"
+"""Where a recurrent state has to begin anew."""
 NEXT_OBSERVATION = ("next", "observation")
 NEXT_REWARD = ("next", "reward")
 NEXT_TERMINATED = ("next", "terminated")
@@ -23,10 +27,10 @@ NEXT_TRUNCATED = ("next", "truncated")
 NEXT_DONE = ("next", "done")
 NEXT_STEPS = ("next", "steps")
 """How many rewards an n-step transition sums; absent for one-step transitions."""
+TRAJ_IDS = ("collector", "traj_ids")
+"""Which trajectory a step is of, where the rows of a batch are not each one environment's; ``int64``."""
 NEXT_EPISODE_RETURN = ("next", "episode_return")
 NEXT_EPISODE_LENGTH = ("next", "episode_length")
-TRAJ_IDS = ("collector", "traj_ids")
-"""A number for each episode, where the rows of a column may be of several environments."""
 
 LARGEST_COUNT = 2**62
 
@@ -158,7 +162,10 @@ class Actor(Stateful, Protocol):
 
 
 class DataSource(Stateful, Protocol):
-    """Where the sub-batches of the updates come from."""
+    """Where the sub-batches of the updates come from.
+
+    One that needs what the loss says of each sample names it in ``needs``; see :class:`Sampler`.
+    """
 
     warmup: int
 
@@ -169,6 +176,26 @@ class DataSource(Stateful, Protocol):
     def sample(self, batch: TensorDictBase) -> TensorDictBase: ...
 
     def update_priority(self, sub_batch: TensorDictBase) -> None: ...
+
+
+class Sampler(Stateful, Protocol):
+    """Which stored transitions an update sees; it remembers what it drew last, and loads after the storage has.
+
+    Attributes:
+        needs: per-sample outputs of the loss without which it cannot work.
+        length: steps of the sequences it draws, as which a sub-batch is then shaped; 0 for single transitions.
+        weight: importance weights ``[B]`` of what it drew last, if it draws some more often than others.
+    """
+
+    needs: tuple[str, ...]
+    length: int
+    weight: torch.Tensor | None
+
+    def sample(self, size: int, batch_size: int) -> torch.Tensor: ...
+
+    def extended(self, row: int, steps: int) -> None: ...
+
+    def update_priority(self, priority: torch.Tensor) -> None: ...
 
 
 class Logger(Stateful, Protocol):

@@ -94,6 +94,7 @@ def _build_learning(config: Config, builder: Builder, streams: Streams) -> None:
     runtime["source"] = builder.build(config["source"], generator=streams.torch("sampler"))
     runtime["loss"] = builder.build(config["loss"])
     _check_loss_weights(config["learner"].get("loss_weights"), runtime["loss"])
+    _check_outputs(runtime["source"], runtime["loss"])
     runtime["scheduler"] = builder.build(config["scheduler"])
     runtime["target_updater"] = builder.build(config["target_updater"])
     runtime["optimizer"] = lambda params: builder.build(config["optimizer"], params=params)
@@ -114,6 +115,15 @@ def _check_loss_weights(weights: Mapping[str, float] | None, loss: Any) -> None:
     unknown = [name for name in weights or () if name not in terms]
     if unknown and not isinstance(loss, ModuleLoss):  # whose terms nobody knows before it is called
         raise ConfigError(f"learner.loss_weights.{unknown[0]}: the loss has no such term; it has {', '.join(terms)}")
+
+
+def _check_outputs(source: Any, loss: Any) -> None:
+    """Find out now, not after the warm-up, if the source waits for what the loss does not give."""
+    missing = [key for key in getattr(source, "needs", ()) if key not in getattr(loss, "outputs", ())]
+    if missing and not isinstance(loss, ModuleLoss):
+        raise ConfigError(
+            f"source: it draws by {missing[0]}, which {type(loss).__name__} does not name among its outputs"
+        )
 
 
 def _register_hooks(config: Config, builder: Builder, trainer: Trainer) -> dict[str, TrainerHookBase]:

@@ -32,8 +32,8 @@ class MemMapStorage(TensorStorage):
         run: the run's folder, or anything with such a ``path``; the files are in ``replay/`` there.
     """
 
-    def __init__(self, capacity: int, keys: Sequence[NestedKey], run: Any) -> None:
-        super().__init__(capacity, keys)
+    def __init__(self, capacity: int, keys: Sequence[NestedKey], run: Any, optional: Sequence[NestedKey] = ()) -> None:
+        super().__init__(capacity, keys, optional=optional)
         self._run = run
         self._rings: dict[NestedKey, Ring] = {}
         self._total = 0
@@ -135,6 +135,7 @@ class MemMapStorage(TensorStorage):
         if not committed:
             self.clear()
             return
+        self.keys = self._keys_saved(committed)
         try:
             self._go_on(state, {key: _read_saved(committed[name_of(key)]) for key in self.keys})
         except (JournalError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:

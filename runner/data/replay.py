@@ -5,11 +5,13 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from runner.data.sampler import UniformSampler
 from runner.data.storage import TensorStorage
+from runner.data.windows import windows
 from runner.returns import n_step
 from runner.spec import (
     ACTION,
+    IMPORTANCE_WEIGHT,
+    IS_INIT,
     NEXT_DONE,
     NEXT_OBSERVATION,
     NEXT_REWARD,
@@ -17,6 +19,8 @@ from runner.spec import (
     NEXT_TERMINATED,
     OBSERVATION,
     TD_ERROR,
+    HooklineError,
+    Sampler,
     StateDict,
 )
 
@@ -27,7 +31,8 @@ KEYS: tuple[NestedKey, ...] = (OBSERVATION, ACTION, NEXT_OBSERVATION, NEXT_REWAR
 class Replay:
     """Experience replay (Lin 1992): every collected batch goes in, random transitions come out.
 
-    The sub-batch ``[B]`` is overwritten by the next ``sample``.
+    The sub-batch ``[B]``, or ``[B / L, L]`` of sequences, is overwritten by the next ``sample``. With n-step every
+    step of a sequence has its own n rewards.
 
     Args:
         storage, sampler: where transitions are and which are drawn.
@@ -41,7 +46,7 @@ class Replay:
     def __init__(
         self,
         storage: TensorStorage,
-        sampler: UniformSampler,
+        sampler: Sampler,
         *,
         batch_size: int,
         optim_steps: int = 1,
@@ -55,35 +60,56 @@ class Replay:
         self._optim_steps = optim_steps
         self._sub_batch: TensorDict | None = None
         self._rows: dict[NestedKey, Tensor] = {}
+        self._transition: dict[NestedKey, Tensor] = {}
 
     def check(self, num_envs: int, steps: int) -> None:
         """Raise ``ValueError`` if batches ``[num_envs, steps]`` cannot be kept."""
         self.storage.check(num_envs, steps)
 
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Per-sample outputs of the loss without which it cannot work."""
+        return self.sampler.needs
+
     def extend(self, batch: TensorDictBase) -> None:
+        row = self.storage.cursor
         self.storage.extend(batch)
+        self.sampler.extended(row, batch.batch_size[1])
 
     def optim_steps(self) -> int:
         return self._optim_steps
 
     def sample(self, batch: TensorDictBase | None = None) -> TensorDict:
-        """Draw a sub-batch ``[B]``; what was just collected (``batch``) is not looked at."""
+        """Draw a sub-batch; what was just collected (``batch``) is not looked at."""
         if not len(self.storage):
             raise RuntimeError("the replay buffer is empty: extend it before the first sample")
         sub_batch = self._sub_batch if self._sub_batch is not None else self._make_sub_batch()
         indices = self.sampler.sample(len(self.storage), self.batch_size).to(self.storage.device)
         if self.n == 1:
-            self._gather(indices, self._rows)
+            self._gather(indices, self._transition)
         else:
             self._gather_n_step(indices)
+        if self.sampler.weight is not None:
+            self._rows[IMPORTANCE_WEIGHT].copy_(self.sampler.weight)
+        if self.needs and TD_ERROR in sub_batch.keys():
+            sub_batch.del_(TD_ERROR)  # of the last update: the next one has to give its own
         return sub_batch
 
     def _make_sub_batch(self) -> TensorDict:
+        device, length = self.storage.device, self.sampler.length
         flat = self.storage.flat
-        self._rows = {key: flat[key].new_empty((self.batch_size, *flat[key].shape[1:])) for key in KEYS}
-        self._sub_batch = TensorDict(batch_size=[self.batch_size], device=self.storage.device)
+        self._transition = {key: flat[key].new_empty((self.batch_size, *flat[key].shape[1:])) for key in KEYS}
+        self._rows = dict(self._transition)
+        if self.sampler.weight is not None:
+            self._rows[IMPORTANCE_WEIGHT] = torch.empty(self.batch_size, device=device)
+        if self.n > 1:
+            self._rows[NEXT_STEPS] = torch.empty(self.batch_size, dtype=torch.int64, device=device)
+        if length:
+            self._rows[IS_INIT] = torch.arange(self.batch_size, device=device) % length == 0
+        shape = [self.batch_size // length, length] if length else [self.batch_size]
+        self._sub_batch = TensorDict(batch_size=shape, device=device)
         for key, rows in self._rows.items():
-            self._sub_batch.set(key, rows)
+            self._sub_batch.set(key, rows.view(*shape, *rows.shape[1:]))
         return self._sub_batch
 
     def _gather(self, indices: Tensor, into: dict[NestedKey, Tensor]) -> None:
@@ -91,32 +117,27 @@ class Replay:
             torch.index_select(self.storage.flat[key], 0, indices, out=rows)
 
     def _gather_n_step(self, indices: Tensor) -> None:
-        assert self._sub_batch is not None
-        flat = self.storage.flat
-        window = n_step(flat[NEXT_REWARD], flat[NEXT_DONE], self._windows(indices), self.n, self.gamma)
-        now: dict[NestedKey, Tensor] = {key: self._rows[key] for key in (OBSERVATION, ACTION)}
-        self._gather(indices, now)
-        self._gather(window.last, {key: self._rows[key] for key in (NEXT_OBSERVATION, NEXT_TERMINATED)})
-        self._rows[NEXT_REWARD].copy_(window.reward)
-        self._sub_batch.set(NEXT_STEPS, window.steps)
-
-    def _windows(self, indices: Tensor) -> Tensor:
-        """The flat rows of each n-step window ``[B, n]``; -1 from where the newest stored row has been passed."""
-        storage = self.storage
-        row, env = indices // storage.num_envs, indices % storage.num_envs
-        newer_rows = (storage.cursor - 1 - row) % storage.rows
-        ahead = torch.arange(self.n, device=indices.device)
-        rows = (row[:, None] + ahead) % storage.rows * storage.num_envs + env[:, None]
-        return torch.where(ahead <= newer_rows[:, None], rows, -1)
+        flat, rows = self.storage.flat, self._rows
+        window = n_step(flat[NEXT_REWARD], flat[NEXT_DONE], windows(self.storage, indices, self.n), self.n, self.gamma)
+        self._gather(indices, {key: rows[key] for key in (OBSERVATION, ACTION)})
+        self._gather(window.last, {key: rows[key] for key in (NEXT_OBSERVATION, NEXT_TERMINATED)})
+        rows[NEXT_REWARD].copy_(window.reward)
+        rows[NEXT_STEPS].copy_(window.steps)
 
     def update_priority(self, sub_batch: TensorDictBase) -> None:
         """Tell the sampler how surprising the sub-batch was, by the ``td_error`` that the loss left in it."""
-        if TD_ERROR in sub_batch.keys():
+        missing = [key for key in self.needs if key not in sub_batch.keys()]
+        if missing:
+            raise HooklineError(
+                f"source: no {missing[0]} in the sub-batch after the loss, so its sampler learns no priorities: the "
+                "loss has to give one for each sample, and hooks have to hand the sub-batch itself on"
+            )
+        if self.needs:
             self.sampler.update_priority(sub_batch.get(TD_ERROR))
 
     def memory_bytes(self, row: TensorDictBase) -> int:
         """What the full storage will take, given one collected batch ``[N, T]``."""
-        return sum(row.get(key)[0, 0].nbytes for key in self.storage.keys) * self.storage.capacity
+        return sum(row.get(key)[0, 0].nbytes for key in self.storage.keys_in(row)) * self.storage.capacity
 
     def state_dict(self) -> StateDict:
         return {"storage": self.storage.state_dict(), "sampler": self.sampler.state_dict()}

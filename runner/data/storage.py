@@ -1,7 +1,7 @@
 """Where transitions are kept: preallocated tensors ``[rows, N, ...]``, oldest rows overwritten first."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +22,15 @@ class TensorStorage:
 
     Args:
         capacity: transitions kept, a multiple of N.
+        keys: what is kept of a batch.
+        optional: what is kept besides if the first batch has it.
     """
 
-    def __init__(self, capacity: int, keys: Sequence[NestedKey], device: str = "cpu") -> None:
+    def __init__(
+        self, capacity: int, keys: Sequence[NestedKey], device: str = "cpu", optional: Sequence[NestedKey] = ()
+    ) -> None:
         self.capacity, self.keys, self.device = capacity, tuple(keys), device
+        self._required, self._optional = self.keys, tuple(optional)
         self.num_envs = 0
         self.cursor = 0
         self.filled_rows = 0
@@ -55,6 +60,7 @@ class TensorStorage:
         if not self.fields or steps > self.rows:
             self.check(*batch.batch_size)
         if not self.fields:
+            self.keys = self.keys_in(batch)
             self.allocate({key: batch.get(key)[:, :1].transpose(0, 1) for key in self.keys})
         start = self.cursor
         stop = start + steps
@@ -65,6 +71,13 @@ class TensorStorage:
             self._write(batch, 0, stop - self.rows, self.rows - start)
         self.cursor = stop % self.rows
         self.filled_rows = min(self.filled_rows + steps, self.rows)
+
+    def keys_in(self, batch: TensorDictBase) -> tuple[NestedKey, ...]:
+        """What would be kept if ``batch`` were the first one."""
+        return *self._required, *(key for key in self._optional if batch.get(key, None) is not None)
+
+    def _keys_saved(self, names: Container[str]) -> tuple[NestedKey, ...]:
+        return *self._required, *(key for key in self._optional if name_of(key) in names)
 
     def _write(self, batch: Any, start: int, stop: int, offset: int) -> None:
         """Copy the batch's steps from ``offset`` on to the rows from ``start`` to ``stop``."""
@@ -100,6 +113,7 @@ class TensorStorage:
     def load_state_dict(self, state: StateDict) -> None:
         if "journal" in state:
             raise CheckpointError("its replay rows are in files: it goes on with source.storage=memmap only")
+        self.keys = self._keys_saved(state["fields"])
         saved = {key: state["fields"][name_of(key)] for key in self.keys if name_of(key) in state["fields"]}
         if not saved:
             self.clear()
@@ -121,6 +135,7 @@ class TensorStorage:
         """Forget every row, and the room for them: as many environments as there may be next fill it anew."""
         self.cursor = self.filled_rows = self.num_envs = 0
         self.fields, self.flat, self._targets, self._sources = {}, {}, [], {}
+        self.keys = self._required
 
     def _fill(self, saved: Mapping[NestedKey, Tensor], cursor: int, filled_rows: int) -> None:
         self.cursor, self.filled_rows = cursor, filled_rows

@@ -9,10 +9,19 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runner.returns import discounts
-from runner.spec import ACTION, NEXT_OBSERVATION, NEXT_REWARD, NEXT_STEPS, NEXT_TERMINATED, OBSERVATION, TD_ERROR
+from runner.spec import (
+    ACTION,
+    IMPORTANCE_WEIGHT,
+    NEXT_OBSERVATION,
+    NEXT_REWARD,
+    NEXT_STEPS,
+    NEXT_TERMINATED,
+    OBSERVATION,
+    TD_ERROR,
+)
 
 LossFunction = Literal["l2", "smooth_l1"]
-_FUNCTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
 
 class DQNLoss:
@@ -20,7 +29,8 @@ class DQNLoss:
 
     Plain (Mnih et al. 2015): ``a'`` maximizes the target network. Double (van Hasselt et al. 2016, eq. 4): ``a'``
     maximizes the online network. One term, ``q``; reads observation, action and next (observation, reward, terminated,
-    steps) of a batch ``[B]``; gives ``loss_q`` (mean over the batch) and ``td_error`` ``[B]`` (absolute).
+    steps) of a batch ``[B]``, and its importance weights if it has any; gives ``loss_q`` (mean over the batch, of what
+    is multiplied by the weights) and ``td_error`` ``[B]`` (absolute).
 
     Args:
         gamma: discount of one env step.
@@ -29,6 +39,7 @@ class DQNLoss:
     """
 
     targets = ("q",)
+    outputs = (TD_ERROR,)
     stackable = True
 
     def __init__(self, gamma: float, double: bool, loss_function: LossFunction) -> None:
@@ -53,8 +64,15 @@ class DQNLoss:
                 f"reward, terminated and steps must have the shape of the action, {list(chosen.shape)}; "
                 f"the regression target has {list(target.shape)}"
             )
-        loss = self._function(chosen, target)
+        loss = self._mean(chosen, target, batch.get(IMPORTANCE_WEIGHT, None))
         return TensorDict({"loss_q": loss, TD_ERROR: (chosen.detach() - target).abs()}, batch_size=[])
+
+    def _mean(self, chosen: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        if weight is None:
+            return self._function(chosen, target)
+        if weight.shape != chosen.shape:
+            raise ValueError(f"{IMPORTANCE_WEIGHT} must have the shape {list(chosen.shape)}, not {list(weight.shape)}")
+        return (weight * self._function(chosen, target, reduction="none")).mean()
 
     def _target(
         self, networks: Mapping[str, Callable[[Tensor], Tensor]], batch: TensorDictBase, gamma: float | Tensor

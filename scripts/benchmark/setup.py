@@ -15,8 +15,10 @@ REQUIREMENTS = {
     "cleanrl": ["gymnasium==0.29.1", "tensorboard==2.21.0", "tyro==1.0.17", "stable_baselines3==2.9.2"],
     "torchrl": ["torchrl==0.14.1", "tensordict==0.14.3", "gymnasium==1.4.0"],
     "tianshou": ["tianshou==2.0.1"],
+    "cpprb": ["cpprb==11.0.0"],
 }
-"""Of each environment. CleanRL's file runs with gymnasium 0.29; the stand-in for it takes SB3's buffer from there."""
+"""Of each environment. CleanRL's file runs with gymnasium 0.29; the stand-in for it takes SB3's buffer from there.
+cpprb is a replay buffer alone."""
 
 
 def make_venvs(names: list[str]) -> None:

@@ -79,6 +79,45 @@ def test_loss_is_the_mean_over_the_batch(function, expected):
     torch.testing.assert_close(evaluate(batch, function=function)["loss_q"], torch.tensor(expected))
 
 
+def weighted(weight):
+    batch = transitions(terminated=[False, True, True], reward=[0.5, 0.5, 1.6])
+    return batch.set("importance_weight", torch.tensor(weight))
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        # errors -4.8, 1.5 and 0.4 as above, weighing 1, 0.5 and 0
+        ("l2", (4.8**2 + 0.5 * 1.5**2) / 3),  # (23.04 + 1.125) / 3 = 8.055
+        ("smooth_l1", ((4.8 - 0.5) + 0.5 * (1.5 - 0.5)) / 3),  # 4.8 / 3 = 1.6
+    ],
+)
+def test_importance_weights_multiply_the_loss_of_each_sample(function, expected):
+    output = evaluate(weighted([1.0, 0.5, 0.0]), function=function)
+    torch.testing.assert_close(output["loss_q"], torch.tensor(expected))
+    torch.testing.assert_close(output["td_error"], torch.tensor([4.8, 1.5, 0.4]))
+
+
+@pytest.mark.parametrize("function", ["l2", "smooth_l1"])
+def test_weights_of_one_change_nothing(function):
+    plain = transitions(terminated=[False, True, True], reward=[0.5, 0.5, 1.6])
+    torch.testing.assert_close(
+        evaluate(weighted([1.0] * 3), function=function)["loss_q"], evaluate(plain, function=function)["loss_q"]
+    )
+
+
+def test_a_column_of_weights_is_refused():
+    with pytest.raises(ValueError, match=r"importance_weight must have the shape \[3\], not \[3, 1\]"):
+        evaluate(weighted([[1.0], [0.5], [0.0]]))
+
+
+def test_sequences_are_so_many_transitions():
+    flat = transitions(terminated=[False, True, False, True], reward=[0.5, 1.0, 1.5, 2.0])
+    ours, theirs = evaluate(flat.reshape(2, 2)), evaluate(flat)
+    torch.testing.assert_close(ours["td_error"], theirs["td_error"].view(2, 2))
+    torch.testing.assert_close(ours["loss_q"], theirs["loss_q"])
+
+
 @pytest.mark.parametrize("double", [False, True])
 def test_no_gradient_reaches_the_regression_target(double):
     online, target = tables()
