@@ -1,5 +1,7 @@
 """The hook that lets each update see a random part of what was collected."""
 
+from typing import Any
+
 import torch
 from tensordict import TensorDictBase
 from torch import Tensor
@@ -43,6 +45,12 @@ class BatchSubSampler(Hook):
             )
         self.batch_size, self.length, self.least = batch_size, sub_traj_len, min_sub_traj_len
         self.generator = streams.torch("sub_sampler") if streams else torch.Generator()
+
+    def register(self, trainer: Any, name: str | None = None) -> None:
+        there = getattr(trainer.source, "batch_size", None)
+        if there is not None and there < self.batch_size:
+            raise ValueError(f"batch_sub_sampler.batch_size={self.batch_size} is more than source.batch_size={there}")
+        super().register(trainer, name)
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         return self._steps(batch) if self.length <= 0 else self._stretches(batch)

@@ -5,6 +5,7 @@ import torch
 from tensordict import TensorDict
 
 from hooks.batch_sub_sampler import BatchSubSampler
+from runner.builders import make_replay_buffer
 from runner.seeding import Streams
 from runner.spec import ConfigError
 from tests.toys import collector, same_tree, trainer
@@ -80,6 +81,13 @@ def test_more_steps_than_there_are_and_stretches_of_no_time_are_refused_in_one_l
         BatchSubSampler(11)(numbered())
     with pytest.raises(ConfigError, match=r"batches \[N, T\]; this one is \[10\]"):
         BatchSubSampler(4, 2)(numbered().reshape(-1))
+
+
+def test_more_steps_than_the_source_samples_are_refused_at_registration():
+    one = trainer(4, source=make_replay_buffer(capacity=100, batch_size=16))
+    with pytest.raises(ValueError, match=r"batch_size=17 is more than source\.batch_size=16"):
+        BatchSubSampler(17).register(one)
+    BatchSubSampler(16).register(one)
 
 
 def test_its_draws_are_its_own_stream_and_go_on_when_resumed():

@@ -4,6 +4,7 @@ import pytest
 
 from runner.config.assemble import assemble
 from runner.config.check import CONF
+from runner.config.summary import explain_schedule
 from runner.runs import RunFolder
 from tests.toys import same_tree
 from tests.whole.runs import compose
@@ -60,6 +61,30 @@ def test_a_hook_runs_by_its_yaml_and_resumes_bit_for_bit(group, choice, tmp_path
 
     assert resumed.trainer.progress.updates == through.trainer.progress.updates > 40
     assert same_tree(state_of(resumed), state_of(through))
+
+
+def test_every_hook_that_only_looks_leaves_the_weights_bit_for_bit():
+    every_one = [*(one for one in HOOKS if one != "default"), "default"]
+    typed = [word for one in HOOKS for word in NEEDED.get(one, [])]
+    watched = assemble(compose(f"hooks=[{','.join(every_one)}]", *typed, *SMALL))
+    alone = assemble({**compose(*SMALL), "hooks": {}})
+    for experiment in (watched, alone):
+        experiment.trainer.train()
+    states = [{name: one.trainer.state_dict()[name] for name in ("learner", "source")} for one in (watched, alone)]
+    assert same_tree(*states)
+    assert watched.hooks.keys() - alone.hooks.keys() >= {"log_scalar", "log_timing", "early_stopping", "recorder"}
+
+
+def test_explain_shows_every_hook_with_its_interval():
+    config = compose("hooks=[default,log_timing]", "learning=[off_policy,reward_normalizer]")
+    shown = explain_schedule(config, assemble(config))
+    for words in (
+        "ReplayBufferTrainer.extend, RewardNormalizer.update_reward_stats",
+        "LogReward, LogExploration (every 1000 env_steps)",
+        "Recorder (every 1000 env_steps), LogTiming (every 1000 env_steps)",
+        "ReplayBufferTrainer.sample, RewardNormalizer.normalize_reward",
+    ):
+        assert words in shown
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import ExponentialLR, StepLR
 
 from runner.learner.gradients import Clip
 from runner.learner.optimization import NonFiniteError, Optimization
-from runner.learner.optimizers import Adam, adam, rmsprop, sgd
+from runner.learner.optimizers import Adam, adam, adamax, rmsprop, sgd
 from runner.learner.targets import FixedTarget, PolyakTarget
 from runner.schedules import Linear
 from runner.spec import CheckpointError
@@ -245,7 +245,7 @@ def test_the_configured_rate_wins_over_the_one_of_a_checkpoint():
 
 
 @pytest.mark.parametrize(
-    "make", [adam, sgd, rmsprop, lambda p: sgd(p, momentum=0.9), lambda p: adam(p, weight_decay=0.1)]
+    "make", [adam, sgd, rmsprop, adamax, lambda p: sgd(p, momentum=0.9), lambda p: adam(p, weight_decay=0.1)]
 )
 def test_the_next_step_after_loading_is_the_same_to_the_bit(make):
     torch.manual_seed(0)
