@@ -6,13 +6,15 @@ from hooks.replay_buffer import ReplayBufferTrainer
 from hooks.update_weights import UpdateWeights
 from runner.builders import make_replay_buffer
 from runner.data.sampler import UniformSampler
-from runner.spec import OBSERVATION, TD_ERROR, Progress
+from runner.spec import OBSERVATION, TD_ERROR, HooklineError, Progress
 from runner.trainer import Trainer
 from tests.toys import Call, Counter, RewardModel, collector, environment, trainer
 
 
 class Prioritized(UniformSampler):
     """Keeps the priorities it is told."""
+
+    needs = (TD_ERROR,)
 
     def update_priority(self, priority):
         self.told = self._indices.clone(), priority.clone()
@@ -60,11 +62,12 @@ def test_priorities_are_the_errors_of_what_was_sampled():
     assert priority.tolist() == [index + 0.5 for index in indices.tolist()]  # row t holds the observation [t, 0.1]
 
 
-def test_without_an_error_no_priority_is_told():
+@pytest.mark.pins("ReplayBufferTrainer", excludes="a loss that returns a copy disabled priorities without a word")
+def test_a_sampler_that_needs_errors_ends_a_run_whose_loss_gives_none():
     one, source = replaying(4)
     source.sampler = Prioritized(torch.Generator().manual_seed(0))
-    one.train()
-    assert not hasattr(source.sampler, "told")
+    with pytest.raises(HooklineError, match="no td_error in the sub-batch after the loss"):
+        one.train()
 
 
 @pytest.mark.pins("OptimizerHook")
