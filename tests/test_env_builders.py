@@ -49,6 +49,7 @@ def iterate(env):
         yield env
 
 
+@pytest.mark.pins("transformed_env_constructor")
 def test_a_constructor_takes_no_arguments_and_makes_another_environment_each_time():
     construct = transformed_env_constructor(env_name="CartPole-v1")
     one, other = construct(), construct()
@@ -57,6 +58,7 @@ def test_a_constructor_takes_no_arguments_and_makes_another_environment_each_tim
     assert isinstance(one, gymnasium.Env)
 
 
+@pytest.mark.pins("transformed_env_constructor")
 def test_transforms_of_states_are_in_the_documented_order():
     env = transformed_env(
         custom_env_maker=Lives, noops=2, frame_skip=2, catframes=3, reward_scaling=0.5, reward_loc=1.0,
@@ -68,6 +70,7 @@ def test_transforms_of_states_are_in_the_documented_order():
     ]  # fmt: skip
 
 
+@pytest.mark.pins("transformed_env_constructor")
 def test_transforms_of_pixels_are_in_the_documented_order():
     env = transformed_env(env_name="CartPole-v1", from_pixels=True, catframes=4, center_crop=[200, 300], image_size=20)
     assert wrappers(env)[:6] == [
@@ -122,6 +125,7 @@ def test_documented_constraints_are_refused_where_the_constructor_is_made(option
         transformed_env_constructor(**options)
 
 
+@pytest.mark.pins("transformed_env_constructor")
 def test_one_environment_cannot_be_handed_out_twice():
     env = Counter()
     construct = transformed_env_constructor(custom_env=env)
@@ -130,6 +134,7 @@ def test_one_environment_cannot_be_handed_out_twice():
         construct()
 
 
+@pytest.mark.pins("parallel_env_constructor")
 def test_parallel_environments_are_a_constructor_of_one_or_several_in_step():
     construct = parallel_env_constructor(env_name="CartPole-v1")
     assert isinstance(construct(), gymnasium.Env)
@@ -141,6 +146,7 @@ def test_parallel_environments_are_a_constructor_of_one_or_several_in_step():
         parallel_env_constructor(num_envs=2, custom_env=Counter())
 
 
+@pytest.mark.pins("parallel_env_constructor", excludes="its own default of batch_transform raised")
 def test_transforms_per_environment_which_are_the_default_do_not_raise():
     both = [
         parallel_env_constructor(num_envs=2, batch_transform=batched, env_name="CartPole-v1", catframes=2)
@@ -150,6 +156,7 @@ def test_transforms_per_environment_which_are_the_default_do_not_raise():
         assert one.tobytes() == other.tobytes()
 
 
+@pytest.mark.pins("get_stats_random_rollout", excludes="the key was used before it was inferred")
 def test_statistics_of_a_random_rollout_need_no_key():
     found = get_stats_random_rollout(env_name="CartPole-v1", init_env_steps=500)
     assert {name: tuple(value.shape) for name, value in found.items()} == {"loc": (4,), "scale": (4,)}
@@ -160,6 +167,7 @@ def test_statistics_of_a_random_rollout_need_no_key():
     assert get_stats_random_rollout(env_name="CartPole-v1", seed=1)["loc"].tolist() != found["loc"].tolist()
 
 
+@pytest.mark.pins("get_stats_random_rollout")
 def test_statistics_by_hand():
     # Five steps to an episode: 0 1 2 3 4, twice. Their mean is 2, their variance 2.
     found = get_stats_random_rollout(custom_env_maker=Constant, init_env_steps=10)
@@ -198,11 +206,13 @@ def test_of_several_observations_one_is_chosen_by_its_key():
         get_stats_random_rollout(proof_environment=Counter(), key="pixels")
 
 
+@pytest.mark.pins("get_stats_random_rollout")
 def test_statistics_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="the statistics of observation are not finite"):
         get_stats_random_rollout(proof_environment=Constant(math.inf))
 
 
+@pytest.mark.pins("correct_for_frame_skip", excludes="calling it twice divided twice")
 def test_counts_of_frames_are_divided_once():
     config = {
         "frame_skip": 4, "total_frames": 1000, "max_frames_per_traj": -1, "record_frames": None,
