@@ -6,8 +6,8 @@
     python scripts/bench.py --logging                  what CSV, MLflow and the progress bar cost
     python scripts/bench.py --checkpoints              what checkpoints cost, and how long each one blocks the loop
     python scripts/bench.py --start                    from the shell to the first env step and MLflow's first metric
-    python scripts/bench.py --replay                   add and sample, of ours, SB3's, and plain tensors
     python scripts/bench.py --collection               env steps without learning: SB3's, and by worker processes
+    python scripts/bench.py --replay                   add and sample, of ours, SB3's, cpprb's, and plain tensors
     python scripts/bench.py --memmap                   a first and a second checkpoint of a buffer on disk
     python scripts/bench.py --compile                  compile=none, trace and update
 

@@ -114,7 +114,7 @@ class Replay:
 
     def _gather(self, indices: Tensor, into: dict[NestedKey, Tensor]) -> None:
         for key, rows in into.items():
-            torch.index_select(self.storage.flat[key], 0, indices, out=rows)
+            self.storage.gather(key, indices, rows)
 
     def _gather_n_step(self, indices: Tensor) -> None:
         flat, rows = self.storage.flat, self._rows

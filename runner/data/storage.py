@@ -36,6 +36,7 @@ class TensorStorage:
         self.filled_rows = 0
         self.fields: dict[NestedKey, Tensor] = {}
         self.flat: dict[NestedKey, Tensor] = {}
+        self._arrays: dict[NestedKey, Any] = {}
         self._targets: list[tuple[NestedKey, Any]] = []
         self._sources: dict[NestedKey, tuple[Tensor | None, Any]] = {}
 
@@ -98,8 +99,17 @@ class TensorStorage:
         for key, row in rows.items():
             field = self._make_field(key, (self.rows, *row.shape[1:]), row.dtype)
             self.fields[key], self.flat[key] = field, field.view(self.capacity, *row.shape[2:])
+        self._arrays = {key: _as_array(flat) for key, flat in self.flat.items()}
         self._targets = [(key, _as_array(field)) for key, field in self.fields.items()]
         self._sources = dict.fromkeys(self.fields, (None, None))
+
+    def gather(self, key: NestedKey, indices: Tensor, into: Tensor) -> None:
+        """Copy the rows of one field at flat ``indices`` ``[B]``, which must be there, to ``into`` ``[B, ...]``."""
+        array = self._arrays[key]
+        if isinstance(array, Tensor):
+            torch.index_select(array, 0, indices, out=into)
+        else:  # in half of torch's time
+            array.take(indices.numpy(), axis=0, out=into.numpy(), mode="clip")
 
     def _make_field(self, key: NestedKey, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype, device=self.device)
@@ -134,7 +144,7 @@ class TensorStorage:
     def clear(self) -> None:
         """Forget every row, and the room for them: as many environments as there may be next fill it anew."""
         self.cursor = self.filled_rows = self.num_envs = 0
-        self.fields, self.flat, self._targets, self._sources = {}, {}, [], {}
+        self.fields, self.flat, self._arrays, self._targets, self._sources = {}, {}, {}, [], {}
         self.keys = self._required
 
     def _fill(self, saved: Mapping[NestedKey, Tensor], cursor: int, filled_rows: int) -> None:

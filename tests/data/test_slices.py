@@ -5,7 +5,14 @@ from runner.builders import make_replay_buffer
 from runner.spec import IS_INIT, NEXT_OBSERVATION, NEXT_REWARD, NEXT_STEPS, NEXT_TERMINATED, OBSERVATION, HooklineError
 from tests.data.episodes import Environments
 
-CASES = [(2, 0, (7, 5), 40), (2, 0, (7, 9, 9), 20), (1, 0, (13,) * 5, 20), (3, 3, (5, 5), 60), (3, 3, (4,) * 9, 30)]
+CASES = [
+    (2, 0, (7, 5), 40),
+    (2, 0, (7, 9, 9), 20),
+    (1, 0, (13,) * 5, 20),
+    (3, 3, (5, 5), 60),
+    (3, 3, (4,) * 9, 30),
+    (1, 1, (1,) * 40, 30),  # a trajectory comes back in its column after another one
+]
 """Columns, environments besides, steps of the batches, capacity: before and after the ring has come round."""
 
 
