@@ -9,6 +9,7 @@ this table are read, not imported.
 
 import argparse
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,6 +62,67 @@ NAMES = {
 }
 """Every name of the page, and of the hooks it has got since, with the keys by which it is reached."""
 
+KEYWORDS = {
+    "OnPolicyCollectorConfig": {
+        "collector_device": "device; worker processes act on the CPU",
+        "pin_memory": "nothing: batches lie in memory that the processes share",
+        "frames_per_batch": "make_collector_onpolicy(frames_per_batch)",
+        "total_frames": "make_trainer(total_frames)",
+        "num_workers": "make_environment(num_envs)",
+        "env_per_collector": "make_collector_onpolicy(env_per_collector)",
+        "seed": "Streams(seed)",
+        "exploration_type": "make_policy(exploration)",
+        "async_collection": "make_collector_offpolicy(async_collection)",
+    },
+    "OffPolicyCollectorConfig": {
+        "multi_step": "make_replay_buffer(n_step)",
+        "n_steps_return": "make_replay_buffer(n_step)",
+        "init_random_frames": "make_collector_offpolicy(init_random_frames)",
+    },
+    "ReplayArgsConfig": {
+        "buffer_size": "make_replay_buffer(capacity)",
+        "prb": "make_replay_buffer(sampler)",
+        "buffer_scratch_dir": "make_replay_buffer(storage)",
+        "buffer_prefetch": "nothing: a sub-batch is gathered into memory that is reused",
+    },
+    "LossConfig": {
+        "loss": "make_dqn_loss(loss)",
+        "hard_update": "make_target_updater(hard_update)",
+        "loss_function": "make_dqn_loss(loss_function)",
+        "value_network_update_interval": "make_target_updater(value_network_update_interval)",
+        "gamma": "make_dqn_loss(gamma)",
+        "num_q_values": "not yet: of a loss that is later work",
+        "target_entropy": "not yet: of a loss that is later work",
+    },
+    "TrainerConfig": {
+        name: f"TrainerOptions({name})"
+        for name in (
+            "optim_steps_per_batch optimizer lr_scheduler selected_keys batch_size log_interval lr weight_decay "
+            "clip_norm clip_grad_norm normalize_rewards_online normalize_rewards_online_scale "
+            "normalize_rewards_online_decay sub_traj_len"
+        ).split()
+    },
+    "EnvConfig": {
+        **{
+            name: f"transformed_env({name})"
+            for name in (
+                "env_library env_name env_task from_pixels frame_skip reward_scaling reward_loc vecnorm norm_rewards "
+                "norm_stats noops catframes center_crop grayscale max_frames_per_traj image_size "
+                "categorical_action_encoding"
+            ).split()
+        },
+        "init_env_steps": "get_stats_random_rollout(init_env_steps)",
+        "batch_transform": "parallel_env_constructor(batch_transform)",
+    },
+    "DiscreteModelConfig": {
+        "annealing_frames": "EpsilonGreedy(env_steps)",
+        "noisy": "not yet: of a network that is later work",
+        "distributional": "not yet: of a network that is later work",
+        "atoms": "not yet: of a network that is later work",
+    },
+}
+"""The fields of the page's configuration classes, and the parameters that carry them here."""
+
 NOT_YET = "not yet: later work"
 
 
@@ -101,6 +163,50 @@ def find_places(root: Path) -> dict[str, str]:
     return places
 
 
+def find_parameters(root: Path) -> dict[str, set[str]]:
+    """What each function and class of the program can be given by name."""
+    found: dict[str, set[str]] = {}
+    for path in sorted(root.glob("runner/**/*.py")):
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef):
+                found.setdefault(node.name, _parameters(node))
+            elif isinstance(node, ast.ClassDef):
+                made = (one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__")
+                fields = {one.target.id for one in node.body
+                          if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)}  # fmt: skip
+                found.setdefault(node.name, fields.union(*map(_parameters, made)))
+    return found
+
+
+def _parameters(node: ast.FunctionDef) -> set[str]:
+    return {one.arg for one in (*node.args.args, *node.args.kwonlyargs)}
+
+
+def keyword_problems(root: Path) -> list[str]:
+    """Fields whose parameter is not there."""
+    parameters = find_parameters(root)
+    carried = [
+        (field, *re.fullmatch(r"(\w+)\((\w+)\)", place).groups())  # type: ignore[union-attr]
+        for fields in KEYWORDS.values()
+        for field, place in fields.items()
+        if place.endswith(")")
+    ]
+    return [
+        f"{field} is said to be {function}({name}), which is not there"
+        for field, function, name in carried
+        if name not in parameters.get(function, ())
+    ]
+
+
+def keyword_rows() -> Iterator[str]:
+    """The lines of the second table."""
+    yield "| class | field | here |"
+    yield "| --- | --- | --- |"
+    for owner, fields in KEYWORDS.items():
+        for field, place in fields.items():
+            yield f"| `{owner}` | `{field}` | {f'`{place}`' if place.endswith(')') else place} |"
+
+
 def problems(root: Path) -> list[str]:
     """Marks that name nothing, and names of the page that are in the program and pinned by no test."""
     pins, places = find_pins(root), find_places(root)
@@ -134,9 +240,9 @@ def rows(root: Path) -> Iterator[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--missing", action="store_true", help="only what no test pins yet")
-    found = problems(ROOT)
+    found = [*problems(ROOT), *keyword_problems(ROOT)]
     if not parser.parse_args().missing:
-        print("\n".join(rows(ROOT)))
+        print("\n".join([*rows(ROOT), "", *keyword_rows()]))
     print("\n".join(found), file=sys.stderr) if found else None
     return 1 if found else 0
 

@@ -33,8 +33,38 @@ def test_the_table_names_file_key_tests_and_bugs():
     (row,) = (line for line in lines if line.startswith("| `RewardNormalizer`"))
     assert "| hooks/reward_normalizer.py | `learning=[off_policy,reward_normalizer]` | `tests/hooks/" in row
     assert any(line.endswith("| variance as a difference of large sums |") for line in lines)
-    assert all(line.count("|") == 6 for line in lines)
-    assert len([line for line in lines if line.startswith("| `")]) == len(page_report.NAMES)
+    names, fields = lines[: lines.index("")], lines[lines.index("") + 1 :]
+    assert all(line.count("|") == 6 for line in names)
+    assert len([line for line in names if line.startswith("| `")]) == len(page_report.NAMES)
+    assert "| `LossConfig` | `gamma` | `make_dqn_loss(gamma)` |" in fields
+
+
+CONFIGURATION = {
+    "OnPolicyCollectorConfig": """collector_device pin_memory frames_per_batch total_frames num_workers
+        env_per_collector seed exploration_type async_collection""",
+    "OffPolicyCollectorConfig": "multi_step n_steps_return init_random_frames",
+    "ReplayArgsConfig": "buffer_size prb buffer_scratch_dir buffer_prefetch",
+    "LossConfig": """loss hard_update loss_function value_network_update_interval gamma num_q_values target_entropy""",
+    "TrainerConfig": """optim_steps_per_batch optimizer lr_scheduler selected_keys batch_size log_interval lr
+        weight_decay clip_norm clip_grad_norm normalize_rewards_online normalize_rewards_online_scale
+        normalize_rewards_online_decay sub_traj_len""",
+    "EnvConfig": """env_library env_name env_task from_pixels frame_skip reward_scaling reward_loc init_env_steps
+        vecnorm norm_rewards norm_stats noops catframes center_crop grayscale max_frames_per_traj batch_transform image_size
+        categorical_action_encoding""",
+    "DiscreteModelConfig": "annealing_frames noisy distributional atoms",
+}
+
+
+def test_every_field_of_the_pages_configuration_classes_has_a_row():
+    assert {owner: set(fields) for owner, fields in page_report.KEYWORDS.items()} == {
+        owner: set(fields.split()) for owner, fields in CONFIGURATION.items()
+    }
+
+
+def test_a_field_is_carried_by_a_parameter_that_is_there(monkeypatch):
+    assert page_report.keyword_problems(ROOT) == []
+    monkeypatch.setitem(page_report.KEYWORDS, "LossConfig", {"gamma": "make_dqn_loss(gama)"})
+    assert page_report.keyword_problems(ROOT) == ["gamma is said to be make_dqn_loss(gama), which is not there"]
 
 
 def write(root, **files):
