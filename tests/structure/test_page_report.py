@@ -49,8 +49,8 @@ CONFIGURATION = {
         weight_decay clip_norm clip_grad_norm normalize_rewards_online normalize_rewards_online_scale
         normalize_rewards_online_decay sub_traj_len""",
     "EnvConfig": """env_library env_name env_task from_pixels frame_skip reward_scaling reward_loc init_env_steps
-        vecnorm norm_rewards norm_stats noops catframes center_crop grayscale max_frames_per_traj batch_transform image_size
-        categorical_action_encoding""",
+        vecnorm norm_rewards norm_stats noops catframes center_crop grayscale max_frames_per_traj batch_transform
+        image_size categorical_action_encoding""",
     "DiscreteModelConfig": "annealing_frames noisy distributional atoms",
 }
 
