@@ -12,6 +12,7 @@ from tests.whole.runs import train
 def final_return(*overrides):
     quiet = ["~hooks.progress_bar", "~hooks.recorder"]
     experiment = train(check(parse_arguments([*quiet, *overrides])).config)
+    experiment.trainer.collector.shutdown()
     return float(experiment.evaluation.run("final_evaluation").returns.mean())
 
 
@@ -36,3 +37,12 @@ def test_acrobot_reaches_minus_100_with_three_of_three_seeds(record_property):
 @pytest.mark.slow
 def test_mountain_car_reaches_minus_130_with_two_of_three_seeds(record_property):
     assert sum(one >= -130 for one in returns_of("mountain_car", range(3), record_property)) >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("collector", ["sync", "async"])
+def test_cartpole_is_solved_by_two_workers_with_three_of_three_seeds(collector, record_property):
+    settings = ["env=cartpole", f"collector={collector}", "env.num_envs=4", "total_frames=80000"]
+    returns = [final_return(*settings, f"seed={seed}") for seed in range(3)]
+    record_property("note", f"{collector}: final returns {[round(one, 1) for one in returns]}")
+    assert min(returns) >= 475
