@@ -34,11 +34,11 @@ def _of_sizes(config: Mapping[str, Any], origins: Origins) -> Iterator[Problem]:
         yield _about(
             origins, "collector.num_collectors", workers, f"is more than {whose}: each worker needs an environment"
         )
-    elif envs and workers and lookup(config, "collector.async_collection") is True:
+    elif envs and workers and columns(config) != envs:
         if envs % workers:
             words = f"is not a divisor of {whose}: asynchronous workers are all of one size"
             yield _about(origins, "collector.num_collectors", workers, words)
-        envs = envs // workers
+        envs = columns(config)
         whose = f"the {envs} environments of a worker"
     if collected and envs and collected % envs:
         yield _about(origins, "collector.frames_per_batch", collected, f"is not a multiple of {whose}")
@@ -48,6 +48,13 @@ def _of_sizes(config: Mapping[str, Any], origins: Origins) -> Iterator[Problem]:
         yield _about(origins, "source.capacity", capacity, f"is less than a batch of {largest}={batches[largest]}")
     elif capacity and envs and capacity % envs:
         yield _about(origins, "source.capacity", capacity, f"is not a multiple of {whose}")
+
+
+def columns(config: Mapping[str, Any]) -> int | None:
+    """How many environments a batch is of: all of them, or those of one worker where each has batches of its own."""
+    envs, workers = _ours(config, "env", "num_envs"), _ours(config, "collector", "num_collectors")
+    is_async = lookup(config, "collector.async_collection") is True
+    return envs // workers if envs and workers and is_async else envs
 
 
 def _ours(config: Mapping[str, Any], group: str, name: str) -> int | None:
