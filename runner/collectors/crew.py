@@ -1,6 +1,7 @@
 """The workers of a collector, seen from the run: asked, heard, and begun anew when they die."""
 
 import logging
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,11 +13,13 @@ import numpy as np
 
 from runner.collectors.processes import Died, ForkServer
 from runner.collectors.shared import Slot
-from runner.collectors.worker import ERROR, FAULT, Player, serve
+from runner.collectors.worker import ERROR, FAULT, Patience, Player, pickled, serve
 from runner.spec import EnvFault, HooklineError, StateDict
 
 log = logging.getLogger(__name__)
 
+PATIENCE_SECONDS = 200e-6
+"""That processes wait for one another before they sleep, where each has a core of its own."""
 LONGEST_LOG = 4096
 """Steps of a worker that are followed again when it dies; after so many its state is asked for."""
 
@@ -38,9 +41,11 @@ class Worker:
     slots: Sequence[Slot]
     base: StateDict | None = None
     played: list[np.ndarray] = field(default_factory=list)
+    played_steps: int = 0
     observation: np.ndarray | None = None
     pid: int = 0
     connection: Connection | None = None
+    patience: Patience | None = None
     counts: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -52,7 +57,7 @@ class Worker:
         if self.connection is None:
             raise Died(str(self))
         try:
-            self.connection.send((command, *arguments))
+            self.connection.send_bytes(pickled(command, *arguments))
         except OSError as error:
             raise Died(str(self)) from error
 
@@ -60,6 +65,8 @@ class Worker:
         """The answer to the oldest command without one; raises ``Died``, ``EnvFault`` or ``WorkerError``."""
         if self.connection is None:
             raise Died(str(self))
+        if self.patience is not None:
+            self.patience.wait()
         try:
             kind, value = self.connection.recv()
         except (EOFError, OSError) as error:
@@ -80,11 +87,12 @@ class Worker:
     def note_played(self, slot: Slot) -> None:
         """The batch in that slot counts from now on."""
         self.played.append(slot.arrays.action.copy())
+        self.played_steps += len(slot.arrays.action)
         self.observation = slot.observation.copy()
 
     def begin_log(self, base: StateDict) -> None:
         """``base`` is where it stands: a worker in its place would begin there."""
-        self.base, self.played, self.observation = base, [], None
+        self.base, self.played, self.played_steps, self.observation = base, [], 0, None
 
 
 class Crew:
@@ -106,12 +114,19 @@ class Crew:
     ) -> None:
         self.workers, self.max_failures, self.failures = list(workers), max_failures, 0
 
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        self._patience = PATIENCE_SECONDS if cores > len(self.workers) else 0.0
+
         def serve_worker(index: int, connection: Connection) -> None:
-            serve(connection, lambda: make_player(self.workers[index]))
+            serve(connection, lambda: make_player(self.workers[index]), self._patience)
 
         self._server = ForkServer(serve_worker, let_go)
         for worker in self.workers:
-            worker.pid, worker.connection = self._server.fork(worker.index)
+            self._begin(worker)
+
+    def _begin(self, worker: Worker) -> None:
+        worker.pid, worker.connection = self._server.fork(worker.index)
+        worker.patience = Patience(worker.connection, self._patience)
 
     def begin(self) -> None:
         """Wait until every worker has made its environments."""
@@ -157,7 +172,7 @@ class Crew:
 
     def _bring_back(self, worker: Worker) -> None:
         """A new process for a worker, in the place of the one that died."""
-        worker.pid, worker.connection = self._server.fork(worker.index)
+        self._begin(worker)
         if worker.base is None:
             return
         worker.call("load", worker.base)
@@ -193,7 +208,7 @@ class Crew:
 
     def shorten_log(self, worker: Worker) -> None:
         """See that a worker that dies has not too much to follow."""
-        if sum(map(len, worker.played)) >= LONGEST_LOG:
+        if worker.played_steps >= LONGEST_LOG:
             try:
                 worker.begin_log(worker.call("state"))
             except Died:

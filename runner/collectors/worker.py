@@ -1,8 +1,11 @@
 """What a worker process does: it plays batches into shared memory, and answers for its environments."""
 
+import pickle
 import traceback
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
+from select import POLLIN, poll
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,11 @@ from runner.spec import Actor, EnvFault, StateDict
 
 DONE, FAULT, ERROR = "done", "fault", "error"
 """How an answer begins: with a result, an environment's fault and a traceback, or a traceback alone."""
+
+
+def pickled(*words: Any) -> bytes:
+    """A message between two processes of one run; in a third of the time that ``Connection.send`` takes."""
+    return pickle.dumps(words, pickle.HIGHEST_PROTOCOL)
 
 
 class Player:
@@ -81,10 +89,31 @@ class Player:
         self._environment.close()
 
 
-def serve(connection: Connection, make_player: Callable[[], Player]) -> None:
-    """Do what is asked for, and answer, until told to close."""
+class Patience:
+    """Waits for a message without sleeping, which costs a process 50 us and its caches, for as long as it is worth it.
+
+    Args:
+        seconds: after which whoever reads next had better sleep.
+    """
+
+    def __init__(self, connection: Connection, seconds: float) -> None:
+        self.seconds = seconds
+        self._poll = poll()
+        self._poll.register(connection.fileno(), POLLIN)
+
+    def wait(self) -> None:
+        if self.seconds:
+            deadline = perf_counter() + self.seconds
+            while not self._poll.poll(0) and perf_counter() < deadline:
+                pass
+
+
+def serve(connection: Connection, make_player: Callable[[], Player], patience: float) -> None:
+    """Do what is asked for, and answer, until told to close; ``patience``: see :class:`Patience`."""
     player: Player | None = None
+    patient = Patience(connection, patience)
     while True:
+        patient.wait()
         command, *arguments = connection.recv()
         answer: tuple[str, Any]
         try:
@@ -94,6 +123,6 @@ def serve(connection: Connection, make_player: Callable[[], Player]) -> None:
             answer = FAULT, (str(fault), traceback.format_exc())
         except Exception:  # whatever it is, the run has to know
             answer = ERROR, traceback.format_exc()
-        connection.send(answer)
+        connection.send_bytes(pickled(*answer))
         if command == "close":
             return
