@@ -111,6 +111,7 @@ class MultiProcessCollector(Batches):
     def shutdown(self) -> None:
         """End the workers, within seconds whatever they do; may be called twice."""
         self.crew.close()
+        self.environment.close()
 
     def _state_dict(self, command: str) -> StateDict:
         states = [self.crew.state_of(worker, command) for worker in self.crew.workers]

@@ -16,7 +16,13 @@ from omegaconf import OmegaConf
 from runner.config.root import root
 
 TARGET = "_target_"
-INCOMPLETE = {"env=gym": "env.id=CartPole-v1", "scheduler=piecewise": "scheduler.points=[[0,1e-3],[9,1e-4]]"}
+INCOMPLETE = {
+    "env=gym": "env.id=CartPole-v1",
+    "scheduler=piecewise": "scheduler.points=[[0,1e-3],[9,1e-4]]",
+    "learning=value_estimator": "learning.value_estimator.estimator={_target_: tests.toys.RewardToGo}",
+    "collector=sync": "env.num_envs=2",
+    "collector=async": "env.num_envs=2",
+}
 """Choices that leave something open, and what fills it in."""
 
 

@@ -19,8 +19,18 @@ SECONDS = 0.4
 AT = 200
 
 
+BEFORE = set()
+"""Threads of watches that tests before the present one have left running."""
+
+
+@pytest.fixture(autouse=True)
+def _own_threads_alone():
+    BEFORE.clear()
+    BEFORE.update(threading.enumerate())
+
+
 def threads():
-    return [thread.name for thread in threading.enumerate() if thread.name == "env-watch"]
+    return [one.name for one in threading.enumerate() if one.name == "env-watch" and one not in BEFORE]
 
 
 def play(env, batches=40):
