@@ -175,28 +175,39 @@ class Crew:
         self._begin(worker)
         if worker.base is None:
             return
-        worker.call("load", worker.base)
-        can_follow = worker.base["mode"] != "none"
+        try:
+            self._lead(worker, worker.base)
+        except EnvFault:
+            self._forget(worker)  # who knows where it stands now
+            raise
+
+    def _lead(self, worker: Worker, base: StateDict) -> None:
+        """Bring its environments to where they were."""
+        worker.call("load", base)
+        can_follow = base["mode"] != "none"
         if worker.played and not (can_follow and worker.call("follow", worker.played, worker.observation)):
             log.warning("%s cannot be brought to where it was: its episodes restart", worker)
-            worker.call("load", {**worker.base, "mode": "none"})
+            worker.call("load", {**base, "mode": "none"})
             worker.begin_log(worker.call("state"))
 
     def state_of(self, worker: Worker, command: str = "state") -> StateDict:
         """Where its environments stand, for a checkpoint; where they last stood, if it cannot be begun any more."""
         assert worker.base is not None
         try:
-            if worker.connection is None:  # its death has ended the run
-                self._bring_back(worker)
-            state = worker.call(command)
-        except Died:
-            try:
-                state = self.revived(worker, partial(worker.call, command))
-            except EnvFault as fault:
-                log.warning("%s; a resumed run begins earlier in the episodes of %s", fault, worker)
-                return worker.base
+            state = self._asked_for_state(worker, command)
+        except EnvFault as fault:
+            log.warning("%s; a resumed run begins earlier in the episodes of %s", fault, worker)
+            return worker.base
         worker.begin_log(state)
         return state
+
+    def _asked_for_state(self, worker: Worker, command: str) -> StateDict:
+        try:
+            if worker.connection is None:  # its death has ended the run
+                self._bring_back(worker)
+            return worker.call(command)
+        except Died:
+            return self.revived(worker, partial(worker.call, command))
 
     def load(self, worker: Worker, state: StateDict) -> None:
         """Let its environments go on from that state."""

@@ -225,10 +225,11 @@ class AsyncCollector(MultiProcessCollector):
         return self._steps(num_envs, "the environments of a worker")
 
     def __str__(self) -> str:
-        return f"in {len(self.crew.workers)} processes, beside the updates"
+        return f"in {len(self.crew.workers)} processes, beside the updates (no seed repeats such a run)"
 
     def start(self) -> None:
         super().start()
+        self._updates_at.setdefault(self._weights.version, self.progress.updates)
         for worker in self.crew.workers:
             if worker not in self._under_way:
                 self._begin(worker, 0)

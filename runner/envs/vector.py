@@ -280,7 +280,7 @@ class Environment:
 
     def marked_state(self) -> StateDict:
         """What :meth:`state_dict` was at the mark, if there is one; nothing is rolled back."""
-        if not self._marks:
+        if not self._marks or self._left_behind is not None:
             return self.state_dict()
         now, observation = [single.mark() for single in self._singles], self.observation.copy()
         self.roll_back()

@@ -204,3 +204,12 @@ def test_a_worker_that_dies_just_before_a_save_goes_on_as_if_it_had_not(made):
         found += more(one, 4)
     assert_whole(by_episode(found))
     assert one.crew.failures == 10
+
+
+def test_the_lag_is_not_counted_from_the_beginning_of_a_run_that_was_resumed(made):
+    one = made(frames=20)
+    take(one, 3)
+    other = made(frames=20, progress=Progress(env_steps=60, updates=5000))
+    other.load_state_dict(one.state_dict())
+    take(other, 4)
+    assert other.row_metrics()["perf/policy_lag_updates"] == 0
