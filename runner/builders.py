@@ -14,8 +14,9 @@ from runner.collector_builders import (
     sync_async_collector,
     sync_sync_collector,
 )
+from runner.collectors.asynchronous import AsyncCollector
 from runner.collectors.in_process import InProcessCollector
-from runner.collectors.multi_process import AsyncCollector, SyncCollector
+from runner.collectors.synchronous import SyncCollector
 from runner.data.memmap import MemMapStorage
 from runner.data.mixture import Mixture
 from runner.data.replay import KEYS, Replay

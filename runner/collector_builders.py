@@ -7,9 +7,10 @@ from typing import Any
 import gymnasium
 from tensordict import TensorDictBase
 
+from runner.collectors.asynchronous import AsyncCollector
 from runner.collectors.batches import Batches
 from runner.collectors.in_process import InProcessCollector
-from runner.collectors.multi_process import AsyncCollector, SyncCollector
+from runner.collectors.synchronous import SyncCollector
 from runner.envs.gym import make_env
 from runner.envs.vector import Environment
 from runner.spec import Actor, Progress

@@ -7,7 +7,8 @@ from itertools import islice
 from pathlib import Path
 
 from runner.builders import make_environment
-from runner.collectors.multi_process import AsyncCollector, SyncCollector
+from runner.collectors.asynchronous import AsyncCollector
+from runner.collectors.synchronous import SyncCollector
 from runner.seeding import Streams
 from tests.toys import policy
 

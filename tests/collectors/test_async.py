@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from runner.collectors.multi_process import AsyncCollector
+from runner.collectors.asynchronous import AsyncCollector
 from runner.seeding import env_seed
 from runner.spec import ACTION, NEXT_DONE, NEXT_OBSERVATION, OBSERVATION, TRAJ_IDS, EnvFault, Progress
 from tests.collectors.parts import are_gone, beside, kill, partial_environment, take

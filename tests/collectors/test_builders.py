@@ -2,8 +2,9 @@ import gymnasium
 import pytest
 
 from runner.builders import make_collector_offpolicy, make_collector_onpolicy, sync_async_collector, sync_sync_collector
+from runner.collectors.asynchronous import AsyncCollector
 from runner.collectors.in_process import InProcessCollector
-from runner.collectors.multi_process import AsyncCollector, SyncCollector
+from runner.collectors.synchronous import SyncCollector
 from tests.collectors.parts import partial_environment, same, take
 from tests.toys import Counter, environment, policy
 
