@@ -21,6 +21,8 @@ from runner.spec import (
     EnvSpec,
 )
 
+Planned = tuple[list[list[bool]], list[list[Any]]]
+"""Which actions of a batch are random, ``[T][N]``, and which those are."""
 Zeros = Callable[[tuple[int, ...], Any], np.ndarray]
 """Makes an array of a shape and dtype."""
 
@@ -73,14 +75,3 @@ class Arrays(NamedTuple):
         for key, array in keyed.items():
             batch.set(key, torch.from_numpy(array).transpose(0, 1))
         return batch
-
-
-class Plan(NamedTuple):
-    """Which actions of a batch are random, ``[T][N]``, and which those are."""
-
-    is_random: list[list[bool]]
-    actions: list[list[Any]]
-
-    @classmethod
-    def without_exploration(cls, steps: int, num_envs: int) -> "Plan":
-        return cls([[False] * num_envs] * steps, [[None] * num_envs] * steps)

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from runner.collectors.arrays import Arrays, Plan
+from runner.collectors.arrays import Arrays, Planned
 from runner.spec import Actor, EnvSpec, StateDict
 
 
@@ -46,10 +46,12 @@ class VectorEnvironment(Protocol):
     def share(self, state: StateDict, first: int, num_envs: int) -> StateDict: ...
 
 
-def play(environment: VectorEnvironment, greedy: Callable[[np.ndarray], list[Any]], arrays: Arrays, plan: Plan) -> None:
+def play(
+    environment: VectorEnvironment, greedy: Callable[[np.ndarray], list[Any]], arrays: Arrays, planned: Planned
+) -> None:
     """Fill ``arrays``: each action is the planned random one, or what is ``greedy`` for the observation."""
     played = []
-    for t, (is_random, random_actions) in enumerate(zip(*plan, strict=True)):
+    for t, (is_random, random_actions) in enumerate(zip(*planned, strict=True)):
         arrays.observation[t] = environment.observation
         actions = _chosen(environment, greedy, is_random, random_actions)
         played.append(actions)
@@ -72,10 +74,10 @@ def _chosen(
     return [other if chosen else one for chosen, other, one in zip(is_random, random_actions, best, strict=True)]
 
 
-def plan_of(policy: Actor, shape: tuple[int, ...], env_steps: int, init_random_frames: int) -> Plan:
+def plan_of(policy: Actor, shape: tuple[int, ...], env_steps: int, init_random_frames: int) -> Planned:
     """The randomness of the next ``[T, N]`` actions, the first of which is number ``env_steps``, drawn at once."""
     steps, num_envs = shape
     if policy.exploration is None:
-        return Plan.without_exploration(steps, num_envs)
+        return [[False] * num_envs] * steps, [[None] * num_envs] * steps
     plan = policy.exploration.plan((steps, num_envs), env_steps, init_random_frames)
-    return Plan(plan.is_random.tolist(), plan.actions.tolist())
+    return plan.is_random.tolist(), plan.actions.tolist()

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import DTypeLike
 from torch import Tensor
 
-from runner.collectors.arrays import Arrays, Plan
+from runner.collectors.arrays import Arrays, Planned
 from runner.spec import EnvSpec
 
 
@@ -44,8 +44,8 @@ class Slot(NamedTuple):
             observation=shared_zeros(*observation),
         )
 
-    def plan(self) -> Plan:
-        return Plan(self.is_random.tolist(), self.actions.tolist())
+    def planned(self) -> Planned:
+        return self.is_random.tolist(), self.actions.tolist()
 
 
 class SharedWeights:

@@ -52,7 +52,7 @@ class Player:
         environment.start()
         environment.mark()
         try:
-            play(environment, self._policy.greedy, slot.arrays, slot.plan())
+            play(environment, self._policy.greedy, slot.arrays, slot.planned())
         except EnvFault:
             environment.roll_back()
             raise
