@@ -8,6 +8,9 @@ import numpy as np
 from runner.collectors.arrays import Arrays, Planned
 from runner.spec import Actor, EnvSpec, StateDict
 
+Greedy = Callable[[np.ndarray], list[Any]]
+"""The best actions for observations ``[N, ...]``."""
+
 
 class VectorEnvironment(Protocol):
     """Environments that step together; see ``runner.envs.vector.Environment``."""
@@ -46,9 +49,7 @@ class VectorEnvironment(Protocol):
     def share(self, state: StateDict, first: int, num_envs: int) -> StateDict: ...
 
 
-def play(
-    environment: VectorEnvironment, greedy: Callable[[np.ndarray], list[Any]], arrays: Arrays, planned: Planned
-) -> None:
+def play(environment: VectorEnvironment, greedy: Greedy, arrays: Arrays, planned: Planned) -> None:
     """Fill ``arrays``: each action is the planned random one, or what is ``greedy`` for the observation."""
     played = []
     for t, (is_random, random_actions) in enumerate(zip(*planned, strict=True)):
@@ -62,7 +63,7 @@ def play(
 
 def _chosen(
     environment: VectorEnvironment,
-    greedy: Callable[[np.ndarray], list[Any]],
+    greedy: Greedy,
     is_random: list[bool],
     random_actions: list[Any],
 ) -> list[Any]:
