@@ -12,7 +12,7 @@ from runner.collectors.multi_process import fair_shares
 from runner.envs.vector import Environment
 from runner.spec import ACTION, NEXT_DONE, NEXT_OBSERVATION, OBSERVATION, EnvFault, HooklineError, Progress
 from tests.collectors.parts import are_gone, family, kill, partial_environment, same, shared_segments, take, workers
-from tests.envs.faulty import faulty
+from tests.envs.faulty import Unreliable, faulty
 from tests.envs.test_restore import Snapshotted
 from tests.toys import Counter, environment, policy, turn_around
 
@@ -361,3 +361,14 @@ def test_environments_with_snapshots_are_brought_back_by_them(made):
     other = made(env=env(), frames=20, progress=Progress(env_steps=140))
     other.load_state_dict(state)
     assert same(take(other, 13), expected[7:])
+
+
+def test_environments_that_fail_by_chance_are_made_anew_by_their_workers_and_counted(made):
+    env = partial_environment(lambda: Unreliable(5, step=0.01, reset=0.01), 4, on_error="restart", max_restarts=1000)
+    one = made(env=env)
+    found = take(one, 100)
+    assert sum(batch.numel() for batch in found) == 4000
+    counts = [worker.counts["perf/env_restarts"] for worker in one.crew.workers]
+    assert min(counts) > 3
+    trial = env.guard.row_metrics().get("perf/env_restarts", 0)
+    assert one.row_metrics()["perf/env_restarts"] == sum(counts) + trial
