@@ -66,8 +66,11 @@ class AsyncCollector(MultiProcessCollector):
         worker = self._next()
         number = self._under_way.pop(worker)
         worker.note_played(worker.slots[number])
-        self.crew.shorten_log(worker)
-        self._begin(worker, 1 - number)
+        try:
+            self.crew.shorten_log(worker)
+            self._begin(worker, 1 - number)
+        except EnvFault as fault:  # this batch counts, the next one cannot be begun
+            self._faults.append(fault)
         return self._tagged(worker, number)
 
     def _begin(self, worker: Worker, number: int) -> None:
@@ -106,6 +109,7 @@ class AsyncCollector(MultiProcessCollector):
                 version, worker.counts = self.crew.settle(worker, partial(worker.call, "play", number))
             except EnvFault:
                 self._waiting.remove(worker)
+                del self._under_way[worker]
                 raise
             self._ready[worker] = version
 
@@ -138,11 +142,12 @@ class AsyncCollector(MultiProcessCollector):
         """Waits for the batches that are under way, and forgets them: a resumed run plays them anew."""
         self._hear_all()
         before = {worker: worker.pid for worker in self._under_way}
-        state = self._state_dict("marked_state" if self._under_way else "state")
+        state = self._state_dict(lambda worker: "marked_state" if worker in self._under_way else "state")
         for worker, pid in before.items():
             if worker.pid != pid and worker in self._ready:  # begun anew before its batch, which nobody has seen
                 del self._ready[worker]
-                worker.ask("play", self._under_way[worker])
+                with suppress(Died):
+                    worker.ask("play", self._under_way[worker])
         return {**state, "trajectories": self._episodes.copy()}
 
     def load_state_dict(self, state: StateDict) -> None:

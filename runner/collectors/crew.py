@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 200e-6
 """That processes wait for one another before they sleep, where each has a core of its own."""
+ATTEMPTS = 3
+"""To take the state of a worker that dies over it."""
 LONGEST_LOG = 4096
 """Steps of a worker that are followed again when it dies; after so many its state is asked for."""
 
@@ -120,12 +122,19 @@ class Crew:
         def serve_worker(index: int, connection: Connection) -> None:
             serve(connection, lambda: make_player(self.workers[index]), self._patience)
 
-        self._server = ForkServer(serve_worker, let_go)
+        self._make_server = partial(ForkServer, serve_worker, let_go)
+        self._server = self._make_server()
         for worker in self.workers:
             self._begin(worker)
 
     def _begin(self, worker: Worker) -> None:
-        worker.pid, worker.connection = self._server.fork(worker.index)
+        try:
+            worker.pid, worker.connection = self._server.fork(worker.index)
+        except Died as error:  # killed by somebody, and all workers with it
+            log.warning("%s; there is another one now", error)
+            self._server.close([])
+            self._server = self._make_server()
+            worker.pid, worker.connection = self._server.fork(worker.index)
         worker.patience = Patience(worker.connection, self._patience)
 
     def begin(self) -> None:
@@ -154,21 +163,23 @@ class Crew:
 
     def _count_death(self, worker: Worker) -> None:
         """Raises ``EnvFault`` where this was one death too many."""
-        try:
-            words = f"{worker} {self._server.end_of(worker.pid)}"
-        except Died as error:
-            words = str(error)
-        self._forget(worker)
+        words = self._end(worker)
         self.failures += 1
         if self.failures > self.max_failures:
             limit = f"collector.max_failures={self.max_failures} are behind this run"
             raise EnvFault(f"{words}; {limit}" if self.max_failures else words)
         log.warning("%s; it is begun anew (%d of at most %d times)", words, self.failures, self.max_failures)
 
-    def _forget(self, worker: Worker) -> None:
+    def _end(self, worker: Worker) -> str:
+        """Take its process away, and say how it ended."""
         if worker.connection is not None:
             worker.connection.close()
             worker.connection = None
+        pid, worker.pid = worker.pid, 0
+        try:
+            return f"{worker} {self._server.end_of(pid)}" if pid else f"{worker} is gone"
+        except Died:
+            return f"{worker} has ended with the process that forks workers"
 
     def _bring_back(self, worker: Worker) -> None:
         """A new process for a worker, in the place of the one that died."""
@@ -178,7 +189,7 @@ class Crew:
         try:
             self._lead(worker, worker.base)
         except EnvFault:
-            self._forget(worker)  # who knows where it stands now
+            self._end(worker)  # who knows where it stands now
             raise
 
     def _lead(self, worker: Worker, base: StateDict) -> None:
@@ -191,23 +202,24 @@ class Crew:
             worker.begin_log(worker.call("state"))
 
     def state_of(self, worker: Worker, command: str = "state") -> StateDict:
-        """Where its environments stand, for a checkpoint; where they last stood, if it cannot be begun any more."""
-        assert worker.base is not None
-        try:
-            state = self._asked_for_state(worker, command)
-        except EnvFault as fault:
-            log.warning("%s; a resumed run begins earlier in the episodes of %s", fault, worker)
-            return worker.base
-        worker.begin_log(state)
-        return state
+        """Where its environments stand, for a checkpoint, also of a worker whose death has ended the run.
 
-    def _asked_for_state(self, worker: Worker, command: str) -> StateDict:
-        try:
-            if worker.connection is None:  # its death has ended the run
-                self._bring_back(worker)
-            return worker.call(command)
-        except Died:
-            return self.revived(worker, partial(worker.call, command))
+        Raises ``EnvFault`` where that cannot be found out: then there is nothing that could be saved.
+        """
+        words = ""
+        for _ in range(ATTEMPTS):
+            try:
+                if worker.connection is None:
+                    self._bring_back(worker)
+                state = worker.call(command)
+            except Died:
+                words = self._end(worker)
+                self.failures += 1
+                log.warning("%s while its state was taken", words)
+            else:
+                worker.begin_log(state)
+                return state
+        raise EnvFault(f"{words}: nobody knows any more where its environments stand")
 
     def load(self, worker: Worker, state: StateDict) -> None:
         """Let its environments go on from that state."""

@@ -101,10 +101,12 @@ class MultiProcessCollector(Batches):
         self.crew.close()
         self.environment.close()
 
-    def _state_dict(self, command: str) -> StateDict:
-        states = [self.crew.state_of(worker, command) for worker in self.crew.workers]
+    def _state_dict(self, command: Callable[[Worker], str]) -> StateDict:
+        """``command`` asks a worker for its state."""
+        states = [self.crew.state_of(worker, command(worker)) for worker in self.crew.workers]
         return {
             "environment": self.environment.joined(states),
+            "guards": [state["guard"] for state in states],
             "policy": self.policy.state_dict(),
             "weights": self._weights.read() if self._are_weights_known else None,
             "failures": self.crew.failures,
@@ -113,9 +115,15 @@ class MultiProcessCollector(Batches):
 
     def load_state_dict(self, state: StateDict) -> None:
         """Go on from a state of this or another kind of collector, of as many environments."""
-        for worker in self.crew.workers:
-            share = self.environment.share(state["environment"], worker.first, worker.num_envs)
+        environment, workers = state["environment"], self.crew.workers
+        shares = [self.environment.share(environment, worker.first, worker.num_envs) for worker in workers]
+        guards = state.get("guards", [])
+        if len(guards) == len(workers):
+            shares = [{**share, "guard": guard} for share, guard in zip(shares, guards, strict=True)]
+        for worker, share in zip(workers, shares, strict=True):
             self.crew.load(worker, share)
+        counted = {name: sum(share["guard"][name] for share in shares) for name in environment["guard"]}
+        self.environment.count_faults({name: total - counted[name] for name, total in environment["guard"].items()})
         self.policy.load_state_dict(state["policy"])
         self.crew.failures, self.collected = state.get("failures", 0), state.get("collected", 0)
         if state.get("weights") is not None:

@@ -6,6 +6,7 @@ import gc
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,6 +24,8 @@ _OF_THE_RUN = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 CLOSE_SECONDS = 5.0
 """That workers have to close their environments; then they are killed."""
 
+GONE = "the process that forks the collector's workers is gone"
+
 Serve = Callable[[int, Connection], None]
 
 
@@ -33,8 +36,9 @@ class Died(Exception):
 class ForkServer:
     """A copy of this process as it is now, which forks a worker whenever it is asked to.
 
-    A process with threads, connections or a GPU cannot be forked safely; one that was forked before there were any can.
-    All of them end with this process, however that ends: the kernel kills them, and they own nothing that has a name.
+    A process with threads and connections cannot be forked safely; one that was forked before there were any can. A GPU
+    that is in use then is never touched by workers. All of them end with this process (with its main thread, which has
+    to make them), however that ends: the kernel kills them, and they own nothing that has a name.
 
     Args:
         serve: ``serve(index, connection)`` is what worker ``index`` does until it returns.
@@ -42,6 +46,10 @@ class ForkServer:
     """
 
     def __init__(self, serve: Serve, let_go: Callable[[], None] = lambda: None) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            raise ValueError(
+                "worker processes end with the thread that makes them: make their collector in the main thread"
+            )
         self._connection, theirs = Pipe()
         parent = os.getpid()
         gc.collect()  # nothing of this process may be finalized by the copy
@@ -54,14 +62,14 @@ class ForkServer:
         theirs.close()
 
     def fork(self, index: int) -> tuple[int, Connection]:
-        """The pid of a new worker, and the connection to it; raises ``Died``."""
+        """The pid of a new worker, and the connection to it; raises ``Died`` where the server is gone."""
         ours, theirs = Pipe()
         try:
             self._connection.send(index)
             send_handle(self._connection, theirs.fileno(), self.pid)
             return self._connection.recv(), ours
         except (EOFError, OSError) as error:
-            raise Died("the process that forks the collector's workers is gone") from error
+            raise Died(GONE) from error
         finally:
             theirs.close()
 
@@ -73,7 +81,7 @@ class ForkServer:
             self._connection.send(-pid)
             code = self._connection.recv()
         except (EOFError, OSError) as error:
-            raise Died("the process that forks the collector's workers is gone") from error
+            raise Died(GONE) from error
         return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
     def close(self, workers: Sequence[tuple[int, Connection]]) -> None:
@@ -103,7 +111,7 @@ def _fork_on_demand(connection: Connection, serve: Serve) -> None:
         except EOFError:
             return
         if asked < 0:
-            connection.send(os.waitstatus_to_exitcode(os.waitpid(-asked, 0)[1]))
+            connection.send(_exit_code(-asked))
             continue
         handle = recv_handle(connection)
         pid = os.fork()
@@ -111,6 +119,13 @@ def _fork_on_demand(connection: Connection, serve: Serve) -> None:
             _live_with(server, partial(_work, serve, asked, handle), connection.close)
         os.close(handle)
         connection.send(pid)
+
+
+def _exit_code(pid: int) -> int:
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return 0
 
 
 def _work(serve: Serve, index: int, handle: int) -> None:

@@ -16,9 +16,7 @@ from runner.spec import Actor, EnvFault, StateDict
 class SyncCollector(MultiProcessCollector):
     """Yields batches ``[N, T]`` that all workers have played together, by the same weights.
 
-        The same seed gives the same batches, whatever becomes of workers in between.
-    Every batch is a new TensorDict over
-        the same memory, which the next one overwrites.
+    The same seed gives the same batches, whatever becomes of workers in between.
     """
 
     def __init__(self, environment: VectorEnvironment, policy: Actor, frames_per_batch: int, **options: object) -> None:
@@ -31,6 +29,8 @@ class SyncCollector(MultiProcessCollector):
 
     def collect(self) -> TensorDict:
         policy_state, workers = self.policy.state_dict(), self.crew.workers
+        for worker in workers:
+            self.crew.shorten_log(worker)
         self._plan(workers, 0, self.progress.env_steps)
         played: list[Worker] = []
         fault: EnvFault | None = None
@@ -62,7 +62,6 @@ class SyncCollector(MultiProcessCollector):
             for whole, part in zip(self._arrays, slot.arrays, strict=True):
                 whole[:, here] = part
             worker.note_played(slot)
-            self.crew.shorten_log(worker)
 
     def state_dict(self) -> StateDict:
-        return self._state_dict("state")
+        return self._state_dict(lambda worker: "state")

@@ -290,9 +290,13 @@ class Environment:
         self.observation[...] = observation
         return state
 
+    def count_faults(self, counts: dict[str, int]) -> None:
+        """Go on counting from there, what the parts count left out."""
+        self.guard.load_state_dict(counts)
+
     def joined(self, states: Sequence[StateDict]) -> StateDict:
-        """One state of all environments, from those of their parts in order."""
-        guards = [state["guard"] for state in states]
+        """One state of all environments, from those of their parts in order; what is counted here, too, is in it."""
+        guards = [self.guard.state_dict(), *(state["guard"] for state in states)]
         return {
             "mode": self.resume_mode,
             "has_started": states[0]["has_started"],
@@ -356,7 +360,7 @@ def make_environment(
         run: the run's folder, which is told if an environment hangs and cannot be interrupted.
         transforms: wrappers by name, in their order; those that change rewards or lives are for training alone.
         on_error: end the run with the first failure of an environment, or make it anew and replay its episode.
-        max_restarts: of a whole run.
+        max_restarts: of a whole run; each worker process counts its own.
         step_timeout: seconds that a step, a reset or the making may take.
     """
     if (id is None) == (make is None):

@@ -57,8 +57,9 @@ def play(frames, folder, kills, seconds, draw):
             killed.append("parent")
         elif below[1:]:
             with suppress(ProcessLookupError):  # the run may just have ended
-                os.kill(draw.choice(below[1:]), signal.SIGKILL)
-                killed.append("worker")
+                victim = draw.choice(below)
+                os.kill(victim, signal.SIGKILL)
+                killed.append("fork server" if victim == below[0] else "worker")
     assert child.wait() in (0, -signal.SIGKILL), child.output()
     assert is_done(folder), child.output()
     return killed

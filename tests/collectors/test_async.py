@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from runner.collectors.asynchronous import AsyncCollector
+from runner.envs.vector import Environment
 from runner.seeding import env_seed
 from runner.spec import ACTION, NEXT_DONE, NEXT_OBSERVATION, OBSERVATION, TRAJ_IDS, EnvFault, Progress
 from tests.collectors.parts import are_gone, beside, kill, partial_environment, take
@@ -162,20 +163,35 @@ def test_a_run_goes_on_after_its_state_was_taken(made):
 
 
 def test_a_fault_ends_the_run_and_its_state_can_be_saved(made):
-    one = made(env=partial_environment(faulty("step raises", 200, instance=1), 2), frames=10)
+    pair = [faulty("step raises", 200), faulty("none", 1)]
+    one = made(env=Environment(pair, 2, "Pair", 1, seed=0), frames=10)
+    found = []
     with pytest.raises(EnvFault, match="the simulator lost its connection"):
-        take(one, 1000)
-    assert len(one.state_dict()["environment"]["lengths"]) == 2
+        found.extend(batch.clone() for batch in one)
+    state = one.state_dict()
+    assert_goes_on(made(env=partial_environment(faulty("none", 1), 2), frames=10), state, found)
+    assert len(take(one, 10)) == 10  # asked again, all workers play on
+    assert {int(batch[TRAJ_IDS][0, 0]) % 2 for batch in take(one, 20)} == {0, 1}
+
+
+def assert_goes_on(other, state, found):
+    """A collector with that state plays on from what had been yielded."""
+    other.load_state_dict(state)
+    before = {number: rows[-1] for number, rows in by_episode(found).items() if not rows[-1][2]}
+    after = {number: rows[0] for number, rows in by_episode(take(other, 20)).items()}
+    shared = before.keys() & after.keys()
+    assert shared == before.keys()
+    assert all(torch.equal(before[number][1], after[number][0]) for number in shared)
 
 
 def test_too_many_deaths_end_the_run_and_its_state_can_be_saved(made):
     one = made(frames=20, max_failures=0)
-    take(one, 4)
+    found = take(one, 4)
     kill(one.crew.workers[0])
     assert are_gone([one.crew.workers[0].pid])
     with pytest.raises(EnvFault, match=r"collector worker 0 \(env 0 to 1\) was killed by SIGKILL"):
-        more(one, 10)
-    assert len(one.state_dict()["environment"]["lengths"]) == 4
+        found.extend(batch.clone() for batch in one)
+    assert_goes_on(made(frames=20), one.state_dict(), found)
 
 
 def test_workers_of_different_sizes_are_refused():

@@ -1,6 +1,7 @@
 import logging
 import os
 import signal
+import threading
 import time
 
 import numpy as np
@@ -300,14 +301,19 @@ def test_no_process_outlives_a_run_that_is_killed(is_hanging):
     assert shared_segments() == before
 
 
-def test_a_run_whose_fork_server_is_killed_ends_with_a_line_and_a_state(made):
-    one = made()
-    take(one, 3)
-    os.kill(one.crew._server.pid, 9)
-    assert are_gone([worker.pid for worker in one.crew.workers])
-    with pytest.raises(EnvFault, match="the process that forks the collector's workers is gone"):
-        take(one, 1)
-    assert len(one.state_dict()["environment"]["episodes"]) == 4
+def test_a_fork_server_that_is_killed_changes_nothing(made, caplog):
+    expected, one = take(in_process(), 40), made()
+    found = take(one, 10)
+    for _ in range(2):
+        os.kill(one.crew._server.pid, signal.SIGKILL)
+        assert are_gone([worker.pid for worker in one.crew.workers])
+        found += take(one, 10)
+    os.kill(one.crew._server.pid, signal.SIGKILL)
+    state = one.state_dict()
+    one.load_state_dict(state)
+    assert same(found + take(one, 10), expected)
+    assert one.crew.failures == 6
+    assert "the process that forks the collector's workers is gone; there is another one now" in caplog.text
 
 
 def test_a_worker_that_dies_just_before_a_save_or_a_load_changes_nothing(made):
@@ -372,3 +378,68 @@ def test_environments_that_fail_by_chance_are_made_anew_by_their_workers_and_cou
     assert min(counts) > 3
     trial = env.guard.row_metrics().get("perf/env_restarts", 0)
     assert one.row_metrics()["perf/env_restarts"] == sum(counts) + trial
+
+
+def test_a_state_is_exact_although_the_last_death_allowed_came_while_it_was_taken(made):
+    expected, one = take(in_process(), 30), made(max_failures=0)
+    take(one, 10)
+    kill(one.crew.workers[1])
+    assert are_gone([one.crew.workers[1].pid])
+    other = made(progress=Progress(env_steps=400))
+    other.load_state_dict(one.state_dict())
+    assert same(take(other, 20), expected[10:])
+
+
+def test_a_run_that_has_ended_for_a_worker_leaves_the_others_alone(made):
+    one = made(max_failures=0)
+    take(one, 3)
+    pids = [worker.pid for worker in one.crew.workers]
+    kill(one.crew.workers[0])
+    for _ in range(3):
+        with pytest.raises(EnvFault, match=r"collector worker 0 \(env 0 to 1\)"):
+            take(one, 1)
+    assert not are_gone(pids[1:], 0.1)
+
+
+def test_a_worker_that_dies_for_good_while_its_log_is_shortened_costs_no_batch(made, monkeypatch):
+    monkeypatch.setattr("runner.collectors.crew.LONGEST_LOG", 10)
+    expected, one = take(in_process(), 30), made(max_failures=0)
+    found = take(one, 5)
+    kill(one.crew.workers[0])
+    assert are_gone([one.crew.workers[0].pid])
+    with pytest.raises(EnvFault):
+        take(one, 1)
+    other = made(progress=Progress(env_steps=200))
+    other.load_state_dict(one.state_dict())
+    assert same(found + take(other, 25), expected)
+
+
+def test_restarts_of_environments_are_counted_on_by_those_who_counted_them(made):
+    def env():
+        return partial_environment(lambda: Unreliable(5, step=0.02, reset=0.0), 4, on_error="restart", max_restarts=100)
+
+    one = made(env=env())
+    take(one, 30)
+    state, other = one.state_dict(), made(env=env())
+    other.load_state_dict(state)
+    counted = [worker.call("state")["guard"] for worker in one.crew.workers]
+    assert min(guard["restarts"] for guard in counted) > 3
+    assert [worker.call("state")["guard"] for worker in other.crew.workers] == counted
+    alone = partial_environment(lambda: Unreliable(5, step=0.0, reset=0.0), 4, on_error="restart", max_restarts=1000)
+    alone.load_state_dict(state["environment"])
+    assert alone.guard.restarts == sum(guard["restarts"] for guard in counted) + one.environment.guard.restarts
+
+
+def test_workers_are_made_in_the_main_thread_only():
+    said = []
+
+    def build():
+        try:
+            workers()
+        except ValueError as error:
+            said.append(str(error))
+
+    thread = threading.Thread(target=build)
+    thread.start()
+    thread.join()
+    assert "make their collector in the main thread" in said[0]
