@@ -13,7 +13,7 @@ from runner.collectors.in_process import InProcessCollector
 from runner.collectors.synchronous import SyncCollector
 from runner.envs.gym import make_env
 from runner.envs.vector import Environment
-from runner.spec import Actor, Progress
+from runner.spec import Actor, EnvSpec, Progress
 from runner.types import NonNegativeInt, PositiveInt
 
 EnvMaker = Callable[..., gymnasium.Env]
@@ -86,7 +86,17 @@ def sync_sync_collector(
     env_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     num_env_per_collector: PositiveInt | None = None,
     num_collectors: PositiveInt | None = None,
-    **options: Any,
+    *,
+    policy: Actor | Callable[[EnvSpec], Actor],
+    frames_per_batch: PositiveInt = 200,
+    total_frames: int = -1,
+    max_frames_per_traj: int = -1,
+    init_random_frames: NonNegativeInt = 0,
+    postproc: Postproc | None = None,
+    seed: NonNegativeInt = 0,
+    max_failures: NonNegativeInt = 10,
+    progress: Progress | None = None,
+    run: Any = None,
 ) -> Batches:
     """A collector in step with the updates: in this process for one collector, else by so many processes.
 
@@ -94,14 +104,13 @@ def sync_sync_collector(
         env_fns: makes an environment; or one such function for each; or an :class:`Environment` made already.
         env_kwargs: arguments of the functions, the same for all or for each its own.
         num_env_per_collector, num_collectors: both for a single function; else one of them follows from the other.
-        options: those of :func:`sync_async_collector`.
+        policy: a policy, or what makes it from the ``EnvSpec``.
+        total_frames: env steps after which there are no more batches; -1 for no end.
+        max_frames_per_traj: env steps after which an episode is truncated; -1 for the environment's own limit.
+        postproc: applied to each batch.
+        run: the run's folder, whose lock workers must not hold.
     """
-    environment, number = _environment(env_fns, env_kwargs, num_env_per_collector, num_collectors, options)
-    if number > 1:
-        return _finished(SyncCollector, environment, options, num_collectors=number)
-    for name in ("max_failures", "run"):  # of workers, which there are none of
-        options.pop(name, None)
-    return _finished(InProcessCollector, environment, options)
+    return _make_collector(is_async=False, **locals())
 
 
 def sync_async_collector(
@@ -109,56 +118,76 @@ def sync_async_collector(
     env_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     num_env_per_collector: PositiveInt | None = None,
     num_collectors: PositiveInt | None = None,
-    **options: Any,
+    *,
+    policy: Actor | Callable[[EnvSpec], Actor],
+    frames_per_batch: PositiveInt = 200,
+    total_frames: int = -1,
+    max_frames_per_traj: int = -1,
+    init_random_frames: NonNegativeInt = 0,
+    postproc: Postproc | None = None,
+    seed: NonNegativeInt = 0,
+    max_failures: NonNegativeInt = 10,
+    progress: Progress | None = None,
+    run: Any = None,
 ) -> Batches:
-    """A collector whose processes play on beside the updates, each of them stepping its environments in step.
-
-    The arguments are those of :func:`sync_sync_collector`. ``options`` are ``policy`` (or a function that makes it from
-    the ``EnvSpec``), ``frames_per_batch`` (200), ``total_frames`` (env steps after which it ends; -1: never),
-    ``max_frames_per_traj`` (-1: as long as the environment lets an episode last), ``init_random_frames``, ``postproc``
-    (applied to each batch), ``seed``, ``max_failures`` and ``progress``.
-    """
-    environment, number = _environment(env_fns, env_kwargs, num_env_per_collector, num_collectors, options)
-    return _finished(AsyncCollector, environment, options, num_collectors=number)
+    """A collector whose processes play on beside the updates; the arguments are those of `sync_sync_collector`."""
+    return _make_collector(is_async=True, **locals())
 
 
-def _finished(kind: Callable[..., Batches], environment: Environment, options: dict[str, Any], **more: Any) -> Batches:
-    """The collector; ``options`` that no collector knows are a ``TypeError`` by its name."""
-    policy, total_frames = options.pop("policy"), options.pop("total_frames", -1)
-    postproc, run = options.pop("postproc", None), options.pop("run", None)
-    if not hasattr(policy, "greedy"):
-        policy = policy(environment.spec)
-    if run is not None:
-        more["let_go"] = run.unlock
-    collector = kind(environment, policy, options.pop("frames_per_batch", 200), **options, **more)
+def _make_collector(
+    is_async: bool,
+    env_fns: Environment | EnvMaker | Sequence[EnvMaker],
+    env_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
+    num_env_per_collector: int | None,
+    num_collectors: int | None,
+    policy: Any,
+    total_frames: int,
+    max_frames_per_traj: int,
+    postproc: Postproc | None,
+    seed: int,
+    max_failures: int,
+    run: Any,
+    **common: Any,
+) -> Batches:
+    """``common`` are the arguments that collectors of all kinds have."""
+    if isinstance(env_fns, Environment):
+        environment = env_fns
+        number = _number_of_collectors(environment.num_envs, num_env_per_collector, num_collectors)
+    else:
+        makers = _makers(env_fns, env_kwargs, num_env_per_collector, num_collectors, max_frames_per_traj)
+        environment = Environment(makers, len(makers), None, 1, seed)
+        number = _number_of_collectors(len(makers), num_env_per_collector, num_collectors)
+    common |= {"environment": environment, "policy": policy if hasattr(policy, "greedy") else policy(environment.spec)}
+    let_go = run.unlock if run is not None else lambda: None
+    of_workers: dict[str, Any] = {"num_collectors": number, "max_failures": max_failures, "let_go": let_go}
+    collector: Batches
+    if is_async:
+        collector = AsyncCollector(**common, **of_workers)
+    else:
+        collector = SyncCollector(**common, **of_workers) if number > 1 else InProcessCollector(**common)
     collector.postproc, collector.total_frames = postproc, total_frames if total_frames >= 0 else None
     return collector
 
 
-def _environment(
-    env_fns: Environment | EnvMaker | Sequence[EnvMaker],
+def _makers(
+    env_fns: EnvMaker | Sequence[EnvMaker],
     env_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
     per_collector: int | None,
     collectors: int | None,
-    options: dict[str, Any],
-) -> tuple[Environment, int]:
-    """All environments, and in how many processes they are to be."""
-    longest, seed = options.pop("max_frames_per_traj", -1), options.pop("seed", 0)
-    if isinstance(env_fns, Environment):
-        return env_fns, _number_of_collectors(env_fns.num_envs, per_collector, collectors)
+    longest: int,
+) -> list[Callable[[], gymnasium.Env]]:
+    """A function without arguments for each environment."""
     if callable(env_fns):
         if per_collector is None or collectors is None:
             raise ValueError("one function for all environments needs num_env_per_collector and num_collectors")
         env_fns = [env_fns] * (per_collector * collectors)
-    number = _number_of_collectors(len(env_fns), per_collector, collectors)
     kwargs = [env_kwargs or {}] * len(env_fns) if not isinstance(env_kwargs, Sequence) else list(env_kwargs)
     if len(kwargs) != len(env_fns):
         raise ValueError(f"{len(kwargs)} env_kwargs for {len(env_fns)} environments")
     limit = longest if longest > 0 else None
-    makers = [
+    return [
         partial(make_env, "", {}, partial(make, **own), limit, 1) for make, own in zip(env_fns, kwargs, strict=True)
     ]
-    return Environment(makers, len(makers), None, 1, seed), number
 
 
 def _number_of_collectors(num_envs: int, per_collector: int | None, collectors: int | None) -> int:

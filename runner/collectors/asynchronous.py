@@ -10,9 +10,8 @@ from tensordict import TensorDict
 
 from runner.collectors.crew import Worker
 from runner.collectors.multi_process import MultiProcessCollector
-from runner.collectors.playing import VectorEnvironment
 from runner.collectors.processes import Died
-from runner.spec import TRAJ_IDS, Actor, EnvFault, StateDict
+from runner.spec import TRAJ_IDS, EnvFault, StateDict
 
 
 class AsyncCollector(MultiProcessCollector):
@@ -25,20 +24,18 @@ class AsyncCollector(MultiProcessCollector):
 
     slots_each = 2
 
-    def __init__(self, environment: VectorEnvironment, policy: Actor, frames_per_batch: int, **options: object) -> None:
-        super().__init__(environment, policy, frames_per_batch, **options)  # type: ignore[arg-type]
+    def _prepare(self) -> None:
         workers = self.crew.workers
         if len({worker.num_envs for worker in workers}) > 1:
-            self.crew.close()
             raise ValueError(
-                f"collector.num_collectors={len(workers)} must divide env.num_envs={environment.num_envs}: "
+                f"collector.num_collectors={len(workers)} must divide env.num_envs={self.environment.num_envs}: "
                 "asynchronous workers are all of one size"
             )
         self._batches = [[slot.arrays.as_batch() for slot in worker.slots] for worker in workers]
         self._traj_ids = np.zeros(workers[0].slots[0].is_random.shape, np.int64)
         self.batch = self._batches[0][0].copy()
         self.batch.set(TRAJ_IDS, torch.from_numpy(self._traj_ids).transpose(0, 1))
-        self._episodes = np.zeros(environment.num_envs, np.int64)
+        self._episodes = np.zeros(self.environment.num_envs, np.int64)
         self._under_way: dict[Worker, int] = {}
         self._waiting: list[Worker] = []
         self._ready: dict[Worker, int] = {}

@@ -74,9 +74,9 @@ class Worker:
         except (EOFError, OSError) as error:
             raise Died(str(self)) from error
         if kind == FAULT:
-            fault, trace = value
+            kind_of_error, line, trace = value
             log.info("%s:\n%s", self, trace)
-            raise EnvFault(fault)
+            raise kind_of_error(line)
         if kind == ERROR:
             log.error("%s failed:\n%s", self, value)
             raise WorkerError(f"{self} failed: {value.strip().splitlines()[-1]} (its traceback is above)")

@@ -1,5 +1,6 @@
 """What collectors with worker processes have in common."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
 
@@ -50,10 +51,15 @@ class MultiProcessCollector(Batches):
         workers = [self._make_worker(index, *share) for index, share in enumerate(shares)]
         self.crew = Crew(workers, lambda worker: self._make_player(worker, acting), max_failures, let_go)
         try:
+            self._prepare()
             self.crew.begin()
         except BaseException:
             self.crew.close()
             raise
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """Make what batches are put together in; the workers have been forked."""
 
     def _make_worker(self, index: int, first: int, num_envs: int) -> Worker:
         spec = self.environment.spec

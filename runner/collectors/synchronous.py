@@ -8,9 +8,8 @@ from tensordict import TensorDict
 from runner.collectors.arrays import Arrays
 from runner.collectors.crew import Worker
 from runner.collectors.multi_process import MultiProcessCollector
-from runner.collectors.playing import VectorEnvironment
 from runner.collectors.processes import Died
-from runner.spec import Actor, EnvFault, StateDict
+from runner.spec import EnvFault, StateDict
 
 
 class SyncCollector(MultiProcessCollector):
@@ -19,8 +18,8 @@ class SyncCollector(MultiProcessCollector):
     The same seed gives the same batches, whatever becomes of workers in between.
     """
 
-    def __init__(self, environment: VectorEnvironment, policy: Actor, frames_per_batch: int, **options: object) -> None:
-        super().__init__(environment, policy, frames_per_batch, **options)  # type: ignore[arg-type]
+    def _prepare(self) -> None:
+        environment = self.environment
         self._arrays = Arrays.allocate(self._steps_of_worker(0), environment.num_envs, environment.spec)
         self.batch = self._arrays.as_batch()
 

@@ -14,10 +14,11 @@ from torch import Tensor
 from runner.collectors.arrays import Arrays
 from runner.collectors.playing import VectorEnvironment, play
 from runner.collectors.shared import SharedWeights, Slot
-from runner.spec import Actor, EnvFault, StateDict
+from runner.spec import Actor, EnvFault, HooklineError, StateDict
 
 DONE, FAULT, ERROR = "done", "fault", "error"
-"""How an answer begins: with a result, an environment's fault and a traceback, or a traceback alone."""
+"""How an answer begins: with a result, with an error that explains itself (its class, its line, a traceback), or with a
+traceback alone."""
 
 
 def pickled(*words: Any) -> bytes:
@@ -115,12 +116,14 @@ def serve(connection: Connection, make_player: Callable[[], Player], patience: f
     while True:
         patient.wait()
         command, *arguments = connection.recv()
+        if command == "close" and player is None:
+            return
         answer: tuple[str, Any]
         try:
             player = player or make_player()
             answer = DONE, getattr(player, command)(*arguments)
-        except EnvFault as fault:
-            answer = FAULT, (str(fault), traceback.format_exc())
+        except HooklineError as error:
+            answer = FAULT, (type(error), str(error), traceback.format_exc())
         except Exception:  # whatever it is, the run has to know
             answer = ERROR, traceback.format_exc()
         connection.send_bytes(pickled(*answer))

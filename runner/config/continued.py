@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from runner.config.folder import CHECKPOINTS
 from runner.config.origins import Origins
-from runner.config.relations import columns
+from runner.config.relations import columns, is_asynchronous
 from runner.config.report import Problem, Rejected, show
 from runner.config.schema import TARGET
 from runner.config.stored import read_yaml
@@ -75,7 +75,10 @@ def misfits(before: Mapping[str, Any], after: Mapping[str, Any], origins: Origin
         words = f"a resumed run keeps its optimizer, of whose moments its checkpoints are: {kept}, not {wanted}"
         yield Problem("optimizer", origins.of("optimizer"), words, LEAVE_OUT)
     rows, batches = columns(before), columns(after)
-    if rows and batches and rows != batches:
+    if is_asynchronous(before) != is_asynchronous(after):
+        words = "a resumed run keeps its replay rows: whether each worker has batches of its own cannot change"
+        yield Problem("collector", origins.of("collector"), words, LEAVE_OUT)
+    elif rows and batches and rows != batches:
         words = (
             f"a resumed run keeps its replay rows, of {rows} environments each; these settings give rows of {batches}"
         )

@@ -29,15 +29,14 @@ def relation_problems(config: Mapping[str, Any], origins: Origins) -> Iterator[P
 def _of_sizes(config: Mapping[str, Any], origins: Origins) -> Iterator[Problem]:
     collected, envs = _ours(config, "collector", "frames_per_batch"), _ours(config, "env", "num_envs")
     capacity, learned = _ours(config, "source", "capacity"), _ours(config, "source", "batch_size")
-    whose, workers = f"env.num_envs={envs}", _ours(config, "collector", "num_collectors")
-    if envs and workers and workers > envs:
-        yield _about(
-            origins, "collector.num_collectors", workers, f"is more than {whose}: each worker needs an environment"
-        )
-    elif envs and workers and columns(config) != envs:
-        if envs % workers:
+    whose, number = f"env.num_envs={envs}", workers(config)
+    if envs and number and number > envs:
+        words = f"is more than {whose}: each worker needs an environment"
+        yield _about(origins, "collector.num_collectors", number, words)
+    elif envs and number and columns(config) != envs:
+        if envs % number:
             words = f"is not a divisor of {whose}: asynchronous workers are all of one size"
-            yield _about(origins, "collector.num_collectors", workers, words)
+            yield _about(origins, "collector.num_collectors", number, words)
         envs = columns(config)
         whose = f"the {envs} environments of a worker"
     if collected and envs and collected % envs:
@@ -50,11 +49,21 @@ def _of_sizes(config: Mapping[str, Any], origins: Origins) -> Iterator[Problem]:
         yield _about(origins, "source.capacity", capacity, f"is not a multiple of {whose}")
 
 
+def workers(config: Mapping[str, Any]) -> int | None:
+    """In how many processes the environments are to be, by whichever of the two keys says so."""
+    envs, each = _ours(config, "env", "num_envs"), _ours(config, "collector", "env_per_collector")
+    return _ours(config, "collector", "num_collectors") or (-(-envs // each) if envs and each else None)
+
+
+def is_asynchronous(config: Mapping[str, Any]) -> bool:
+    """Whether workers play on beside the updates."""
+    return lookup(config, "collector.async_collection") is True
+
+
 def columns(config: Mapping[str, Any]) -> int | None:
     """How many environments a batch is of: all of them, or those of one worker where each has batches of its own."""
-    envs, workers = _ours(config, "env", "num_envs"), _ours(config, "collector", "num_collectors")
-    is_async = lookup(config, "collector.async_collection") is True
-    return envs // workers if envs and workers and is_async else envs
+    envs, number = _ours(config, "env", "num_envs"), workers(config)
+    return envs // number if envs and number and is_asynchronous(config) else envs
 
 
 def _ours(config: Mapping[str, Any], group: str, name: str) -> int | None:

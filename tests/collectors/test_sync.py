@@ -309,6 +309,7 @@ def test_a_fork_server_that_is_killed_changes_nothing(made, caplog):
         assert are_gone([worker.pid for worker in one.crew.workers])
         found += take(one, 10)
     os.kill(one.crew._server.pid, signal.SIGKILL)
+    assert are_gone([worker.pid for worker in one.crew.workers])
     state = one.state_dict()
     one.load_state_dict(state)
     assert same(found + take(one, 10), expected)

@@ -325,7 +325,9 @@ def test_an_address_in_the_folder_is_not_connected_to_unless_it_is_typed(run):
         ({"source.storage": "memmap"}, "source.capacity=100", "source.capacity=100 (command line): a resumed run keeps "
          "source.capacity=50000"),
         ({"env.num_envs": 4, "collector.num_collectors": 2}, "collector.async_collection=true",
-         "collector (command line): a resumed run keeps its replay rows, of 4 environments each"),
+         "collector (command line): a resumed run keeps its replay rows: whether each worker has batches of its own"),
+        ({"env.num_envs": 4, "collector.num_collectors": 2, "collector.async_collection": True},
+         "collector.num_collectors=4", "collector (command line): a resumed run keeps its replay rows, of 2 environ"),
     ],
 )  # fmt: skip
 def test_what_its_checkpoints_cannot_follow_is_refused_before_anything_is_built(run, stored, typed, line):
