@@ -151,7 +151,9 @@ def _maker(
     if task and library == "gym":
         raise ConfigError(f"env_task={task} goes with env_library=dm_control; an id of gymnasium names its task itself")
     id = str(name) if library == "gym" else f"shimmy:dm_control/{name}-{task}-v0"
-    kwargs = {"render_mode": "rgb_array"} if from_pixels and not id.startswith("ALE/") else {}
+    kwargs: dict[str, Any] = {"render_mode": "rgb_array"} if from_pixels else {}
+    if id.startswith("ALE/"):  # its observations are pictures, and it repeats actions unless told not to
+        kwargs = {"frameskip": 1}
     return partial(make_env, id, kwargs, None, None, 1)
 
 

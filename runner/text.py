@@ -1,6 +1,8 @@
 """Words of others, made fit to be shown, and the words with which we were started."""
 
 import os
+import shlex
+import sys
 
 
 def legible(text: str, most: int = 400) -> str:
@@ -12,4 +14,7 @@ def legible(text: str, most: int = 400) -> str:
 
 def own_command() -> str:
     """How this program is started here, for the lines that say what to type next."""
-    return os.environ.get("HOOKLINE_COMMAND", "python run.py")
+    if command := os.environ.get("HOOKLINE_COMMAND"):
+        return command
+    typed = sys.argv[0]
+    return f"python {shlex.quote(typed)}" if os.path.basename(typed) == "run.py" else "python run.py"

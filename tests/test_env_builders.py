@@ -246,3 +246,12 @@ def test_every_keyword_is_reachable_from_the_command_line():
     environment = assemble(check(parse_arguments(["env=transformed", *typed])).config).environment
     assert (environment.spec.observation_shape, environment.spec.frame_skip) == ((2, 6), 2)
     assert environment.resume_mode == "tape"
+
+
+@pytest.mark.pins("transformed_env_constructor", excludes="a game's own frame skip multiplied ours")
+def test_a_game_repeats_actions_as_often_as_is_asked_for():
+    env = transformed_env_constructor(env_name="ALE/Pong-v5", frame_skip=4)()
+    env.reset(seed=0)
+    before = env.unwrapped.ale.getFrameNumber()
+    env.step(0)
+    assert env.unwrapped.ale.getFrameNumber() - before == 4

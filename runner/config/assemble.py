@@ -1,6 +1,6 @@
 """One checked configuration becomes the objects of one run."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from runner.evaluation import Evaluation
 from runner.hook import TrainerHookBase
 from runner.learner.learner import ModuleLoss
 from runner.metrics import Metrics
+from runner.networks.normalizer import ObservationNormalizer
 from runner.seeding import Streams
 from runner.spec import ConfigError, DataSource, Progress
 from runner.trainer import Trainer
@@ -52,6 +53,17 @@ def assemble(config: Config, run: Any = None) -> Experiment:
         run=run,
     )
     environment = _build_acting(config, builder, streams)
+    try:
+        return _assemble_around(environment, config, builder, streams, run)
+    except BaseException:
+        builder.runtime["collector"].shutdown()
+        raise
+
+
+def _assemble_around(
+    environment: Environment, config: Config, builder: Builder, streams: Streams, run: Any
+) -> Experiment:
+    """All that is not needed for acting."""
     _build_learning(config, builder, streams)
     _check_capacity(builder.runtime["source"], builder.runtime["collector"])
     loggers = builder.build_all(config["logger"] if run is not None else {})
@@ -65,10 +77,11 @@ def assemble(config: Config, run: Any = None) -> Experiment:
         checkpoint=builder.build(config["checkpoint"]) if run is not None else None,
         stop_after=config["stop_after"],
         log_every=config["log_every"],
-        progress=progress,
+        progress=builder.runtime["progress"],
     )
     trainer.register_module("streams", streams)
     hooks = _register_hooks(config, builder, trainer)
+    _check_learning(trainer, list(hooks.values()))
     streams.seed_globals("run")
     runtime = builder.runtime
     return Experiment(trainer, environment, runtime["source"], runtime["evaluation"], runtime["networks"], hooks)
@@ -124,6 +137,32 @@ def _check_outputs(source: Any, loss: Any) -> None:
         raise ConfigError(
             f"source: it draws by {missing[0]}, which {type(loss).__name__} does not name among its outputs"
         )
+
+
+def _check_learning(trainer: Trainer, hooks: Sequence[Any]) -> None:
+    """Refuse a run that would go to its end without learning as its settings say, for want of a hook."""
+
+    def has(**wanted: Any) -> bool:
+        return any(getattr(hook, name, None) is part for hook in hooks for name, part in wanted.items())
+
+    missing = ""
+    if not trainer.operations("optimizer"):
+        missing = "no hook moves the weights"
+    elif hasattr(trainer.source, "storage") and not has(source=trainer.source):
+        missing = "no hook feeds the source and draws from it"
+    elif hasattr(trainer.collector, "crew") and not has(collector=trainer.collector):
+        missing = "no hook sends new weights to the worker processes"
+    elif _normalizes(trainer) and not any(getattr(hook, "normalizers", None) for hook in hooks):
+        missing = "no hook shows observations to the network that normalizes them"
+    if missing:
+        raise ConfigError(f"learning: {missing}; learning=[off_policy,...] has the hooks that a run needs")
+
+
+def _normalizes(trainer: Trainer) -> bool:
+    """Whether a network keeps statistics of observations."""
+    modules = trainer.learner.modules.values() if trainer.learner else ()
+    networks = [network.model for module in modules for network in module.networks.values()]
+    return any(isinstance(part, ObservationNormalizer) for network in networks for part in network.modules())
 
 
 def _register_hooks(config: Config, builder: Builder, trainer: Trainer) -> dict[str, TrainerHookBase]:

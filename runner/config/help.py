@@ -35,6 +35,8 @@ SETTINGS = {
     "env.max_restarts": "of a whole run",
     "env.step_timeout": "seconds a step may take before it has hung",
     "collector.frames_per_batch": "env steps between two rounds of updates",
+    "collector.num_collectors": "processes that share the environments: collector=sync, or async",
+    "network.normalize_observations": "by their running mean and variance",
     "loss.gamma": "discount",
     "optimizer.lr": "learning rate",
     "source.capacity": "transitions kept",
@@ -47,6 +49,7 @@ SETTINGS = {
     "learner.clip": "largest gradient",
     "evaluation.every": "how often; evaluation.every.episodes=50 counts another unit",
     "evaluation.episodes": "in each evaluation",
+    "evaluation.final_episodes": "in that of the final weights",
     "checkpoint.every": "how often; checkpoint.every.seconds=600 counts another unit",
     "trust": "packages of yours that a resumed run may name: 'trust=[my_parts]'",
 }

@@ -93,9 +93,10 @@ def _fixed(item: Typed, name: str) -> Problem:
 
 
 def _finished(record: Mapping[str, Any], typed: list[Typed], stored: Mapping[str, Any]) -> Iterator[Problem]:
-    if record["status"] != "done":
+    frames, reason = stored.get("total_frames"), record["reason"]
+    is_stopped_by_hook = reason is not None and not reason.startswith(("total_frames", "stop_after"))
+    if record["status"] != "done" or is_stopped_by_hook:
         return
-    frames = stored.get("total_frames")
     more = [item.values[0] for item in typed if item.key == "total_frames" and item.values]
     grows = bool(more) and isinstance(frames, int) and isinstance(more[-1], int | float) and more[-1] > frames
     if not grows and not any(item.key.startswith("stop_after") for item in typed):

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import math
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -70,7 +71,7 @@ def make_env(
     env = _transformed(env, transforms or {}, for_evaluation)
     if (repeats := _repeats(env)) != frame_skip:
         words = f"an action is repeated {repeats} times, while frame_skip={frame_skip} counts the frames"
-        raise ConfigError(f"env.transforms: {words}; a wrapper that repeats actions is called {FRAME_SKIP}")
+        raise ConfigError(f"frame_skip: {words}; a wrapper that repeats actions is called env.transforms.{FRAME_SKIP}")
     return env if isinstance(env.observation_space, spaces.Box) else FlattenObservation(env)
 
 
@@ -112,13 +113,17 @@ def wrappers_of(env: gymnasium.Env) -> list[gymnasium.Env]:
 
 
 def _repeats(env: gymnasium.Env) -> int:
-    """How often the wrappers repeat an action, all together."""
-    return math.prod(getattr(one, REPEATS[type(one)]) for one in wrappers_of(env) if type(one) in REPEATS)
+    """How often an action is repeated, by the wrappers and, as Atari's games do, by the environment itself."""
+    own = env.spec.kwargs.get("frameskip", 1) if env.spec else 1
+    by_wrappers = (getattr(one, REPEATS[type(one)]) for one in wrappers_of(env) if type(one) in REPEATS)
+    return math.prod(by_wrappers, start=own if isinstance(own, int) else 1)
 
 
 def _make_by_id(id: str, kwargs: Mapping[str, Any], max_episode_steps: int | None) -> gymnasium.Env:
     if id.startswith("ALE/") and importlib.util.find_spec("ale_py") is not None:
         importlib.import_module("ale_py")  # registers its games; gymnasium no longer does so by itself
+    if kwargs.get("render_mode") != "human":  # pictures need no screen, and SDL complains where there is none
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     try:
         # The checker costs more than a CartPole step; spaces are checked once, in describe().
         return gymnasium.make(id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)

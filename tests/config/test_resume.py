@@ -140,6 +140,11 @@ def test_a_finished_run_goes_on_only_if_it_grows(run):
     assert run.resume("total_frames=50001").config["total_frames"] == 50_001
 
 
+def test_a_run_that_a_hook_has_stopped_goes_on_as_it_is(run):
+    RunFolder.open(run.path).update(status="done", reason="train/return_mean reached 30")
+    assert run.resume("hooks.log_reward.window=5").config["total_frames"] == 50_000
+
+
 @pytest.mark.parametrize("target", HOSTILE)
 def test_a_hostile_target_is_refused_before_it_can_do_anything(run, target, monkeypatch):
     (run.path.parent / "hostile_module.py").write_text("open('executed', 'w')\nclass Hook: ...\n")

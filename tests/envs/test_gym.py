@@ -129,3 +129,13 @@ def test_a_module_in_front_of_the_id_is_imported(tmp_path, monkeypatch):
 def test_either_an_id_or_a_factory_is_needed(given):
     with pytest.raises(ConfigError, match="either an id or make"):
         make_environment(streams=Streams(0), **given)
+
+
+def test_a_game_that_repeats_actions_by_itself_is_not_made_to_do_so_again():
+    env = make_env("ALE/Pong-v5", {}, None, None, 4)
+    env.reset(seed=0)
+    before = env.unwrapped.ale.getFrameNumber()
+    env.step(0)
+    assert env.unwrapped.ale.getFrameNumber() - before == 4
+    with pytest.raises(ConfigError, match="an action is repeated 4 times, while frame_skip=1 counts the frames"):
+        make_env("ALE/Pong-v5", {}, None, None, 1)

@@ -1,7 +1,13 @@
 """The same seed is the same run, and looking at a run does not change it."""
 
+import os
+
+import pytest
 import torch
 
+from runner.config.assemble import assemble
+from runner.spec import ConfigError
+from tests.collectors.parts import family
 from tests.whole.runs import compose, train, weights
 
 
@@ -22,10 +28,26 @@ def test_a_run_emptied_of_hooks_ends_with_bit_identical_weights():
     assert same(weights(watched), weights(train({**config, "hooks": {}})))
 
 
-def test_emptying_learning_changes_the_weights():
-    # The oracle of the test above can fail: without the learning hooks nothing is learnt.
-    config = compose()
-    assert not same(weights(train(config)), weights(train({**config, "learning": {}})))
+def test_a_hook_of_learning_changes_the_weights():
+    # The oracle of the test above can fail.
+    assert not same(weights(train(compose())), weights(train(compose("learning=[off_policy,reward_normalizer]"))))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["~learning.optimizer"], "no hook moves the weights"),
+        (["learning=reward_normalizer"], "no hook moves the weights"),
+        (["~learning.replay_buffer"], "no hook feeds the source and draws from it"),
+        (["~learning.update_weights", "collector=sync", "env.num_envs=2"], "no hook sends new weights to the worker"),
+        (["~learning.normalize_observations", "network.normalize_observations=true"], "no hook shows observations"),
+    ],
+    ids=str,
+)
+def test_a_run_that_lacks_a_hook_which_its_learning_needs_is_refused(overrides, words):
+    with pytest.raises(ConfigError, match=words):
+        assemble(compose(*overrides))
+    assert family(os.getpid()) == []
 
 
 def test_a_run_by_two_processes_ends_with_the_weights_of_one_by_none():
