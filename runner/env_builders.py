@@ -62,9 +62,8 @@ def transformed_env(
 ) -> gymnasium.Env:
     """One environment with the transforms that its keywords ask for.
 
-    From the inside out: repeated actions, no-ops, (of pixels: rendering, crop, resizing, grayscale), a fixed
-    normalization, a stack of frames, scaled rewards, one-hot actions, a time limit. Raises
-    ``ConfigError`` for what does not fit.
+    From the inside out: repeated actions, no-ops, (of pixels: rendering, crop, resizing, grayscale), normalization, a
+    stack of frames, scaled rewards, one-hot actions, a time limit. Raises ``ConfigError`` for what does not fit.
 
     Args:
         env_library: ``gym`` takes ids of gymnasium; ``dm_control`` those that shimmy registers, by name and task.
