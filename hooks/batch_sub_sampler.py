@@ -47,6 +47,11 @@ class BatchSubSampler(Hook):
         self.generator = streams.torch("sub_sampler") if streams else torch.Generator()
 
     def register(self, trainer: Any, name: str | None = None) -> None:
+        if getattr(trainer.source, "needs", ()):
+            raise ConfigError(
+                f"{name or self.default_name()}: the source learns from the loss of all it has sampled, so no part of "
+                "it can be drawn: set source.batch_size instead"
+            )
         there = getattr(trainer.source, "batch_size", None)
         if there is not None and there < self.batch_size:
             raise ValueError(f"batch_sub_sampler.batch_size={self.batch_size} is more than source.batch_size={there}")

@@ -1,10 +1,11 @@
 """The hook that ends a run that has stopped getting better, or is good enough."""
 
+from math import isfinite
 from typing import Any, Literal
 
 from tensordict import TensorDictBase
 
-from runner.hook import Hook
+from runner.hook import Hook, Interval
 from runner.spec import StateDict
 from runner.types import Every, NonNegativeFloat, PositiveInt
 
@@ -19,6 +20,8 @@ class EarlyStopping(Hook):
         patience: values without improvement before the run ends.
         threshold: good enough; ``None`` for no such value.
         every: how often to look whether there is a new value.
+        check_finite: a value that is not finite ends the run at once.
+        wait_for: values logged before that are not judged, for example ``{"env_steps": 10_000}``.
     """
 
     point = "post_steps_log"
@@ -32,11 +35,14 @@ class EarlyStopping(Hook):
         patience: PositiveInt = 10,
         threshold: float | None = None,
         every: Every | None = None,
+        check_finite: bool = True,
+        wait_for: Every | None = None,
     ) -> None:
         super().__init__(every)
         self.monitor, self.sign = monitor, 1.0 if mode == "max" else -1.0
         self.min_delta, self.patience = min_delta, patience
-        self.threshold = threshold
+        self.threshold, self.check_finite = threshold, check_finite
+        self.wait_for = Interval(wait_for) if wait_for else None
         self.best: float | None = None
         self.waited = 0
         self._judged: Any = None
@@ -46,7 +52,8 @@ class EarlyStopping(Hook):
         value = self._new_value()
         if value is not None:
             self._judged, self._unjudged = value, None
-            self._judge(self.sign * float(value))
+            if self.wait_for is None or getattr(self.progress, self.wait_for.unit) >= self.wait_for.n:
+                self._judge(self.sign * float(value))
 
     def _new_value(self) -> Any:
         """The value that was not judged yet, if there is one: a new value is a new object, even if it is equal."""
@@ -54,6 +61,9 @@ class EarlyStopping(Hook):
         return None if value is self._judged else value
 
     def _judge(self, value: float) -> None:
+        if self.check_finite and not isfinite(value):
+            self.trainer.request_stop(f"{self.monitor} is {self.sign * value:g}, and not finite")
+            return
         if self.threshold is not None and value >= self.sign * self.threshold:
             self.trainer.request_stop(f"{self.monitor} reached {self.sign * value:g}")
         best = float("-inf") if self.best is None else self.best

@@ -4,10 +4,9 @@ from typing import Any, Literal
 
 from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
-from torch import Tensor
 
 from runner.hook import Hook
-from runner.spec import MASK, NEXT_REWARD
+from runner.spec import NEXT_REWARD, played
 from runner.types import Every, KeyPath
 
 Reduction = Literal["mean", "sum", "min", "max"]
@@ -45,15 +44,10 @@ class LogScalar(Hook):
         self.include_std, self.reduction = include_std, reduction
 
     def __call__(self, batch: TensorDictBase) -> dict[str, Any] | None:
-        values = _valid(batch, self.key).float()
+        values = played(batch, self.key, self.default_name()).float()
         if not values.numel():
             return None
         logged: dict[str, Any] = {self.logname: getattr(values, self.reduction)()}
         if self.include_std:
             logged[f"{self.logname}_std"] = values.std(correction=0)
         return {**logged, "log_pbar": self.log_pbar}
-
-
-def _valid(batch: TensorDictBase, key: NestedKey) -> Tensor:
-    mask = batch.get(MASK, None)
-    return batch.get(key) if mask is None else batch.get(key)[mask]

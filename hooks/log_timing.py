@@ -9,6 +9,7 @@ from tensordict import TensorDictBase
 
 from runner.hook import Hook
 from runner.metrics import Gauge
+from runner.spec import ConfigError
 from runner.types import Every
 
 BY_POINT = ("_process", "_operate", "_log")
@@ -32,6 +33,8 @@ class LogTiming(Hook):
         self._clocked: list[tuple[Any, str]] = []
 
     def register(self, trainer: Any, name: str | None = None) -> None:
+        if BY_POINT[0] in vars(trainer):
+            raise ConfigError(f"{name or self.default_name()}: this trainer is clocked by a LogTiming already")
         super().register(trainer, name)
         for method in BY_POINT:
             self._replace(trainer, method, self._clock_point(getattr(trainer, method)))

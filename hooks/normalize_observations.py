@@ -6,7 +6,7 @@ import torch
 from tensordict import TensorDictBase
 
 from runner.hook import StatelessHook
-from runner.spec import OBSERVATION
+from runner.spec import OBSERVATION, played
 from runner.types import NonNegativeInt
 
 
@@ -45,9 +45,7 @@ class NormalizeObservations(StatelessHook):
             return batch
         if self.init_env_steps and not self.normalizers[0].count:
             self._observe(torch.from_numpy(self.environment.random_observations(self.init_env_steps)))
-        mask = batch.get(("collector", "mask"), None)
-        observations = batch.get(OBSERVATION)
-        self._observe(observations if mask is None else observations[mask])
+        self._observe(played(batch, OBSERVATION, self.default_name()))
         return batch
 
     def _observe(self, observations: torch.Tensor) -> None:

@@ -39,6 +39,8 @@ class OptimizerHook(TrainerHookBase):
             raise ValueError("an Optimization has terms and every of its own")
         if every is not None and list(every) != ["updates"]:
             raise ValueError(f"optimizers count updates, for example every={{'updates': 2}}; got {dict(every)}")
+        if every is not None and every["updates"] % 1:
+            raise ValueError(f"updates are whole: every={{'updates': {every['updates']:g}}}")
         if terms is not None and (isinstance(terms, str) or not terms):
             raise ValueError(f"terms is a list of losses, for example [actor]; got {terms!r}")
         self.learner, self.optimization, self.terms = learner, optimization, terms

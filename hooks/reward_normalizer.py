@@ -9,7 +9,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from runner.hook import Hook
-from runner.spec import MASK, NEXT_REWARD, NEXT_STEPS
+from runner.spec import NEXT_REWARD, NEXT_STEPS, played
 from runner.types import Discount, Every, Fraction, PositiveFloat
 
 
@@ -56,8 +56,7 @@ class RewardNormalizer(Hook):
 
     def update_reward_stats(self, batch: TensorDictBase) -> TensorDictBase:
         """Take the rewards of a collected batch into the statistics."""
-        reward, mask = batch.get(self.reward_key), batch.get(MASK, None)
-        reward = (reward if mask is None else reward[mask]).double()
+        reward = played(batch, self.reward_key, self.default_name()).double()
         if reward.numel():
             variance, mean = torch.var_mean(reward, correction=0)
             self._merge(reward.numel(), float(mean), float(variance) * reward.numel())

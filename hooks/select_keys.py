@@ -8,7 +8,7 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 
 from runner.hook import Hook
-from runner.spec import ConfigError
+from runner.spec import ConfigError, as_key
 from runner.types import Every, KeyPath
 
 
@@ -24,7 +24,7 @@ class SelectKeys(Hook):
         super().__init__(every)
         if isinstance(keys, str) or not keys:
             raise ValueError(f"keys is a list of entries, for example [observation, action]; got {keys!r}")
-        self.keys: list[NestedKey] = [key if isinstance(key, str) else tuple(key) for key in keys]
+        self.keys: list[NestedKey] = [as_key(key) for key in keys]
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         try:

@@ -167,6 +167,10 @@ def make_dqn_loss(
         raise ValueError(f"loss={loss!r}: there are single and double")
     if loss_function not in get_args(LossFunction):
         raise ValueError(f"loss_function={loss_function!r}: there are {', '.join(get_args(LossFunction))}")
+    if loss == "double" and not delay_value:
+        raise ValueError(
+            "loss='double' bootstraps from a target network, and delay_value=False from the network itself"
+        )
     made = DQNLoss(gamma, double, loss_function)
     if loss == "single" or not delay_value:
         made.targets = ()  # type: ignore[assignment]

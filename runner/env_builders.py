@@ -62,7 +62,7 @@ def transformed_env(
 ) -> gymnasium.Env:
     """One environment with the transforms that its keywords ask for.
 
-    In this order: no-ops, repeated actions, (of pixels: rendering, crop, resizing, grayscale), a fixed normalization, a
+    From the inside out: repeated actions, no-ops, (of pixels: rendering, crop, resizing, grayscale), normalization, a
     stack of frames, scaled rewards, one-hot actions, a time limit. Raises ``ConfigError`` for what does not fit.
 
     Args:

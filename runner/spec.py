@@ -1,12 +1,13 @@
 """The words every module shares: names of batch keys, what an environment looks like, and how far a run has come."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from tensordict import TensorDictBase
+from tensordict.utils import NestedKey
 from torch import Tensor
 
 OBSERVATION = "observation"
@@ -108,6 +109,20 @@ class Progress:
             if type(state[name]) not in (int, float) or not 0 <= state[name] < LARGEST_COUNT:
                 raise ValueError(f"{name} = {state[name]!r:.40} is no count")
             setattr(self, name, state[name])
+
+
+def as_key(path: str | Sequence[str]) -> NestedKey:
+    """The key of an entry that was written as a name or as a list of names."""
+    return path if isinstance(path, str) else path[0] if len(path) == 1 else tuple(path)
+
+
+def played(batch: TensorDictBase, key: NestedKey, asked_by: str) -> Tensor:
+    """An entry of a batch, without the rows that ``MASK`` marks invalid; a ``ConfigError`` where there is none."""
+    values, mask = batch.get(key, None), batch.get(MASK, None)
+    if not isinstance(values, Tensor):
+        there = list(batch.keys(include_nested=True, leaves_only=True))
+        raise ConfigError(f"{asked_by}: the batch has no {key}; it has {there}")
+    return values if mask is None else values[mask]
 
 
 class Stateful(Protocol):

@@ -166,6 +166,9 @@ class Trainer:
             self._operate("post_steps")
             if self._end_batch(batch):  # post_steps_log, and the safe point
                 break
+        else:
+            self.stop_reason = "the collector has ended"
+            self.save_trainer(force_save=True)
         return progress
 
     def _batches(self) -> Iterator[TensorDictBase]:

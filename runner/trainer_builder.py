@@ -1,6 +1,6 @@
 """A trainer and its hooks from plain values."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from runner.learner.learner import Learner
 from runner.learner.optimization import Optimization
 from runner.metrics import Metrics
 from runner.schedules import Cosine
-from runner.spec import NEXT_EPISODE_RETURN, Collector, DataSource, Logger
+from runner.seeding import Streams
+from runner.spec import NEXT_EPISODE_RETURN, Collector, DataSource, Logger, as_key
 from runner.trainer import BatchSource, Trainer
 from runner.types import PositiveInt
 
@@ -47,6 +48,7 @@ class TrainerOptions:
         selected_keys: entries of the collected batches that are kept; ``None`` for all.
         log_interval: frames between two rows of metrics.
         clip_norm: largest gradient, ``None`` for any; of all together with ``clip_grad_norm``, else of each element.
+        seed: of which parts of a batch an update sees; that which torch was given (``torch.manual_seed``) if not given.
         normalize_rewards_online: by a ``RewardNormalizer`` with this ``scale`` and ``decay``.
     """
 
@@ -64,6 +66,7 @@ class TrainerOptions:
     normalize_rewards_online: bool = False
     normalize_rewards_online_scale: float = 1.0
     normalize_rewards_online_decay: float = 0.9999
+    seed: int | None = None
 
     def __post_init__(self) -> None:
         if self.optimizer not in OPTIMIZERS:
@@ -74,6 +77,9 @@ class TrainerOptions:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise ValueError(f"{name}={value} must be > 0")
+
+    def make_streams(self) -> Streams:
+        return Streams(torch.initial_seed() if self.seed is None else self.seed)
 
     def make_optimization(self, loss_module: nn.Module, total_env_steps: int) -> Optimization:
         make: Any = getattr(optimizers, self.optimizer)
@@ -124,7 +130,7 @@ def make_trainer(
     if source is not None and replay_buffer is not None:
         raise ValueError("source and replay_buffer are two names of one thing: give one")
     source, given = source or replay_buffer, _options_in(more, learner)
-    more["metrics"] = more.pop("metrics", None) or Metrics([*loggers, *([logger] if logger else [])])
+    more["metrics"] = _metrics(more.pop("metrics", None), [*loggers, *([logger] if logger else [])])
     more |= {"total_frames": total_frames, "frame_skip": frame_skip, "save_trainer_file": save_trainer_file}
     named: dict[str, TrainerHookBase] = {}
     if loss_module is None:
@@ -136,9 +142,22 @@ def make_trainer(
     named |= {"recorder": recorder} if recorder else {}
     named |= {"target_net_updater": _as_hook(target_net_updater)} if target_net_updater is not None else {}
     named |= {"policy_exploration": LogExploration(policy_exploration)} if policy_exploration is not None else {}
-    for name, hook in {**named, **(hooks or {})}.items():
-        hook.register(trainer, name)
+    _register(trainer, named, hooks or {})
     return trainer
+
+
+def _register(trainer: Trainer, own: Mapping[str, TrainerHookBase], given: Mapping[str, TrainerHookBase]) -> None:
+    twice = own.keys() & given.keys()
+    if twice:
+        raise ValueError(f"hooks: {', '.join(sorted(twice))} is registered already; give yours another name")
+    for name, hook in {**own, **given}.items():
+        hook.register(trainer, name)
+
+
+def _metrics(metrics: Metrics | None, loggers: Sequence[Logger]) -> Metrics:
+    if metrics is not None and loggers:
+        raise ValueError("metrics has loggers of its own, Metrics([...]): give those, or loggers, and not both")
+    return metrics or Metrics(loggers)
 
 
 def _make_around(
@@ -185,21 +204,33 @@ def _hooks_of_the_page(options: TrainerOptions, trainer: Trainer) -> dict[str, T
     if isinstance(trainer.source, BatchSource):
         collected = getattr(trainer.collector, "frames_per_batch", BATCH_SIZE)
         size = options.batch_size or min(BATCH_SIZE, collected)
-        found["batch_sub_sampler"] = BatchSubSampler(size, options.sub_traj_len)
+        found["batch_sub_sampler"] = BatchSubSampler(size, options.sub_traj_len, streams=options.make_streams())
     else:
         found["replay_buffer"] = ReplayBufferTrainer(trainer.source)
     if options.normalize_rewards_online:
         scale, decay = options.normalize_rewards_online_scale, options.normalize_rewards_online_decay
-        found["reward_normalizer"] = RewardNormalizer(decay, scale, gamma=getattr(trainer.source, "gamma", 1.0))
+        found["reward_normalizer"] = RewardNormalizer(decay, scale, gamma=_discount(trainer.source))
     found["update_weights"] = UpdateWeights(trainer.collector)  # type: ignore[arg-type]
-    if options.selected_keys is None or NEXT_EPISODE_RETURN in map(_as_key, options.selected_keys):
+    if options.selected_keys is None or NEXT_EPISODE_RETURN in map(as_key, options.selected_keys):
         found["log_reward"] = LogReward()
     found["count_frames_log"] = CountFramesLog()
     return found
 
 
-def _as_key(key: Any) -> Any:
-    return key if isinstance(key, str) else tuple(key)
+def _discount(source: Any) -> float:
+    """Between the rewards that a source sums; 1 where it sums none."""
+    found = set(_discounts(source))
+    if len(found) > 1:
+        shown = ", ".join(f"{one:g}" for one in sorted(found))
+        raise ValueError(f"normalize_rewards_online: the sources sum rewards with different gamma: {shown}")
+    return found.pop() if found else 1.0
+
+
+def _discounts(source: Any) -> Iterator[float]:
+    for part in getattr(source, "sources", {}).values():
+        yield from _discounts(part)
+    if getattr(source, "n", 1) > 1:
+        yield source.gamma
 
 
 def _as_hook(target: Any) -> TrainerHookBase:

@@ -25,7 +25,7 @@ NAMES = {
     "CountFramesLog": "hooks=[default,count_frames]",
     "LogReward": "hooks.log_reward",
     "LogScalar": "hooks=[default,log_scalar]",
-    "OptimizerHook": "learning.optimizer, optimizer, learner",
+    "OptimizerHook": "learning.optimizer, optimizer, learner; several: OptimizerHook(optimization=...) in Python",
     "Recorder": "hooks.recorder, evaluation",
     "ReplayBufferTrainer": "learning.replay_buffer",
     "RewardNormalizer": "learning=[off_policy,reward_normalizer]",
@@ -62,6 +62,8 @@ NAMES = {
 }
 """Every name of the page, and of the hooks it has got since, with the keys by which it is reached."""
 
+LATER_LOSS = "not yet: of a loss that is later work"
+
 KEYWORDS = {
     "OnPolicyCollectorConfig": {
         "collector_device": "device; worker processes act on the CPU",
@@ -82,7 +84,7 @@ KEYWORDS = {
     "ReplayArgsConfig": {
         "buffer_size": "make_replay_buffer(capacity)",
         "prb": "make_replay_buffer(sampler)",
-        "buffer_scratch_dir": "make_replay_buffer(storage)",
+        "buffer_scratch_dir": "make_replay_buffer(run)",
         "buffer_prefetch": "nothing: a sub-batch is gathered into memory that is reused",
     },
     "LossConfig": {
@@ -91,8 +93,27 @@ KEYWORDS = {
         "loss_function": "make_dqn_loss(loss_function)",
         "value_network_update_interval": "make_target_updater(value_network_update_interval)",
         "gamma": "make_dqn_loss(gamma)",
-        "num_q_values": "not yet: of a loss that is later work",
-        "target_entropy": "not yet: of a loss that is later work",
+        "num_q_values": LATER_LOSS,
+        "target_entropy": LATER_LOSS,
+    },
+    "A2CLossConfig": dict.fromkeys(("gamma", "entropy_coeff", "critic_coeff", "critic_loss_function"), LATER_LOSS),
+    "PPOLossConfig": dict.fromkeys(
+        (
+            "loss gamma lmbda entropy_bonus entropy_coeff samples_mc_entropy loss_function critic_coeff clip_epsilon "
+            "dtarg beta increment decrement samples_mc_kl"
+        ).split(),
+        LATER_LOSS,
+    ),
+    "LoggerConfig": {
+        "logger": "logger=csv, logger=mlflow",
+        "record_video": "not yet: videos are later work",
+        "no_video": "not yet: videos are later work",
+        "exp_name": "hydra.run.dir: the folder is the name",
+        "record_interval": "make_evaluation(every)",
+        "record_frames": "make_evaluation(episodes)",
+        "recorder_log_keys": "not yet: evaluation logs returns and lengths alone",
+        "offline_logging": "not yet: of a logger that is later work",
+        "project_name": "MLFlowLogger(experiment)",
     },
     "TrainerConfig": {
         name: f"TrainerOptions({name})"

@@ -4,12 +4,21 @@ import pytest
 import torch
 from torch import nn
 
+from hooks.log_reward import LogReward
 from hooks.recorder import Recorder
-from runner.builders import make_dqn_loss, make_learner, make_replay_buffer, make_target_updater, make_trainer
+from runner.builders import (
+    make_dqn_loss,
+    make_learner,
+    make_mixture,
+    make_replay_buffer,
+    make_target_updater,
+    make_trainer,
+)
 from runner.learner.gradients import Clip
 from runner.learner.learner import ModuleLoss
 from runner.learner.optimizers import adam
 from runner.learner.targets import FixedTarget, PolyakTarget, TrivialTarget
+from runner.metrics import Metrics
 from runner.schedules import Cosine
 from runner.trainer import BatchSource
 from runner.trainer_builder import TrainerOptions
@@ -108,6 +117,41 @@ def test_rewards_are_normalized_as_asked():
     assert (hook.scale, hook.decay) == (2.0, 0.5)
 
 
+def summing(gamma, n_step=3):
+    return make_replay_buffer(capacity=100, n_step=n_step, gamma=gamma)
+
+
+def mixed(*sources):
+    names = [str(index) for index in range(len(sources))]
+    return make_mixture(
+        dict(zip(names, sources, strict=True)), dict.fromkeys(names, 1 / len(names)), batch_size=8 * len(names)
+    )
+
+
+def normalizer_over(source):
+    return made(normalize_rewards_online=True, replay_buffer=source)._modules["reward_normalizer"]
+
+
+def test_rewards_are_normalized_with_the_discount_of_the_sources():
+    assert normalizer_over(summing(0.8)).gamma == 0.8
+    assert normalizer_over(mixed(summing(0.9), summing(0.9))).gamma == 0.9
+    assert normalizer_over(mixed(summing(0.9), summing(0.5, n_step=1))).gamma == 0.9
+    with pytest.raises(ValueError, match=r"different gamma: 0\.8, 0\.9"):
+        normalizer_over(mixed(summing(0.9), mixed(summing(0.8))))
+
+
+def test_the_seed_says_which_parts_updates_see():
+    def state(torch_seed, **options):
+        playing = collector(frames_per_batch=4)
+        torch.manual_seed(torch_seed)
+        one = make_trainer(playing, total_frames=40, loss_module=RewardModel(), **options)
+        return one.state_dict()["batch_sub_sampler"]["generator"]
+
+    assert torch.equal(state(1), state(1))
+    assert not torch.equal(state(1), state(2))
+    assert torch.equal(state(1, seed=3), state(2, seed=3))
+
+
 def test_each_update_sees_stretches_as_asked():
     one, shapes = made(batch_size=4, sub_traj_len=2, optim_steps_per_batch=1), []
     one.register_op("post_loss", lambda sub_batch: shapes.append(sub_batch.shape))
@@ -149,6 +193,9 @@ def test_recorder_and_loggers_are_registered_and_nothing_is_played_at_build():
         ({"replay_buffer": make_replay_buffer(), "optim_steps_per_batch": 5}, r"make_replay_buffer\(optim_steps=...\)"),
         ({"replay_buffer": make_replay_buffer(), "sub_traj_len": 5}, "goes without a replay buffer"),
         ({"selected_keys": "observation"}, "keys is a list"),
+        ({"metrics": Metrics(), "logger": Rows()}, "metrics has loggers of its own"),
+        ({"metrics": Metrics(), "loggers": [Rows()]}, "metrics has loggers of its own"),
+        ({"hooks": {"log_reward": LogReward()}}, "log_reward is registered already; give yours another name"),
         ({"clip_norm": -1.0}, "the bound must be > 0"),
     ],
 )
@@ -170,7 +217,7 @@ def test_a_learner_has_its_own_settings():
 
 
 def test_options_can_be_listed():
-    assert len(TrainerOptions.__dataclass_fields__) == 14
+    assert len(TrainerOptions.__dataclass_fields__) == 15
     assert Clip(TrainerOptions().clip_norm).max == 1000
 
 
@@ -189,7 +236,11 @@ def test_a_single_loss_bootstraps_from_the_network_itself(given):
 @pytest.mark.pins("make_dqn_loss", excludes="unknown names reach the loss")
 @pytest.mark.parametrize(
     ("given", "words"),
-    [({"loss": "triple"}, "there are single and double"), ({"loss_function": "l1"}, "there are l2, smooth_l1")],
+    [
+        ({"loss": "triple"}, "there are single and double"),
+        ({"loss": "double", "delay_value": False}, "loss='double' bootstraps from a target network"),
+        ({"loss_function": "l1"}, "there are l2, smooth_l1"),
+    ],
 )
 def test_losses_that_there_are_not_are_refused(given, words):
     with pytest.raises(ValueError, match=words):

@@ -220,6 +220,10 @@ class Learner:
         """Step the optimizer, its schedule and its targets."""
         optimization.apply_gradients(gradients, self.progress.env_steps)
 
+    def is_due(self) -> bool:
+        """Whether any optimization is due in the update that is under way."""
+        return any(self._due(module_id) for module_id in self.modules)
+
     def _due(self, module_id: str) -> list[Optimization]:
         updates = self.progress.updates
         return [one for one in self.modules[module_id].optimizations if one.is_due(updates)]

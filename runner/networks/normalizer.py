@@ -63,13 +63,6 @@ class ObservationNormalizer(nn.Module):
         self.count.copy_(total)
         self._derive()
 
-    def begin_from(self, loc: Tensor, scale: Tensor, count: int) -> None:
-        """Take over statistics found elsewhere, as if ``count`` observations had made them."""
-        self.count.fill_(count)
-        self.mean.copy_(loc)
-        self.squares.copy_(scale.double().square() * count)
-        self._derive()
-
     def _derive(self) -> None:
         """What a forward pass needs, in float32; an element that never changes is only shifted."""
         deviation = (self.squares / self.count).sqrt()

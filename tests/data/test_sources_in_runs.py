@@ -45,6 +45,11 @@ def test_priorities_change_in_every_update(overrides):
     assert sampler.beta() == pytest.approx(1.0)
 
 
+@pytest.mark.parametrize("overrides", [("source=prioritized",), PART_PRIORITIZED], ids=str)
+def test_updates_in_which_nothing_is_due_leave_priorities_alone(overrides):
+    assert run(*overrides, "learner.update_every=2").trainer.progress.updates > 20
+
+
 @pytest.mark.parametrize("source", ["prioritized", "slices"])
 def test_recorded_updates_are_those_of_autograd_to_the_bit(source):
     one, other = (run(f"source={source}", f"compile={compile}") for compile in ("none", "trace"))

@@ -90,6 +90,12 @@ def test_more_steps_than_the_source_samples_are_refused_at_registration():
     BatchSubSampler(16).register(one)
 
 
+def test_a_source_that_learns_from_all_it_sampled_is_refused_at_registration():
+    one = trainer(4, source=make_replay_buffer(capacity=100, batch_size=16, sampler="prioritized"))
+    with pytest.raises(ConfigError, match=r"set source\.batch_size instead"):
+        BatchSubSampler(8).register(one)
+
+
 def test_its_draws_are_its_own_stream_and_go_on_when_resumed():
     one, again, other = (BatchSubSampler(3, streams=Streams(seed)) for seed in (0, 0, 1))
     first = drawn(one, numbered(), 5)

@@ -6,6 +6,7 @@ from runner.config.assemble import assemble
 from runner.config.check import CONF
 from runner.config.summary import explain_schedule
 from runner.runs import RunFolder
+from runner.spec import ConfigError
 from tests.toys import same_tree
 from tests.whole.runs import compose
 
@@ -121,3 +122,15 @@ def test_what_the_page_sets_by_a_configuration_class_can_be_typed():
     assert (experiment.source.optim_steps(), experiment.source.batch_size) == (2, 16)
     hook = experiment.hooks["reward_normalizer"]
     assert (hook.scale, hook.decay, str(experiment.trainer.log_every)) == (2, 0.5, "every 100 env_steps")
+
+
+def refusal(*overrides):
+    with pytest.raises(ConfigError) as refused:
+        assemble(compose(*overrides))
+    return str(refused.value)
+
+
+def test_hooks_that_cannot_work_in_their_order_or_with_the_source_are_refused_when_built():
+    for name in ("reward_normalizer", "batch_sub_sampler"):
+        assert f"learning=[off_policy,{name}]" in refusal(f"learning=[{name},off_policy]")
+    assert "source.batch_size" in refusal("source=prioritized", "learning=[off_policy,batch_sub_sampler]")

@@ -64,7 +64,20 @@ def test_a_metric_that_is_never_logged_does_not_end_the_run():
 
 
 def test_a_value_that_is_no_number_is_no_improvement_and_hides_none():
-    assert batches([float("nan"), 1.0, 2.0, 3.0, 4.0], patience=2) == (20, "total_frames")
+    assert batches([float("nan"), 1.0, 2.0, 3.0, 4.0], patience=2, check_finite=False) == (20, "total_frames")
+
+
+@pytest.mark.parametrize(("mode", "value"), [("max", "nan"), ("max", "inf"), ("min", "inf"), ("min", "-inf")])
+def test_a_value_that_is_not_finite_ends_the_run_at_once(mode, value):
+    assert batches([1.0, float(value), 2.0], mode=mode) == (2, f"eval/return_mean is {value}, and not finite")
+
+
+def test_what_is_logged_before_the_wait_is_over_is_never_judged():
+    values = [9.0, float("nan"), 1.0, 2.0, 1.0, 1.0]  # at 4, 8, 12 ... env steps
+    found = batches(values, wait_for={"env_steps": 12}, patience=2, threshold=9)
+    assert found == (6, "eval/return_mean has not improved on 2 2 times")
+    late = batches([5.0], every=3, wait_for={"batches": 2}, patience=1, threshold=5)
+    assert late == (20, "total_frames")
 
 
 @pytest.mark.pins("EarlyStopping")

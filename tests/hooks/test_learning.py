@@ -1,12 +1,16 @@
 import pytest
 import torch
 
+from hooks.batch_sub_sampler import BatchSubSampler
 from hooks.optimizer import OptimizerHook
 from hooks.replay_buffer import ReplayBufferTrainer
+from hooks.reward_normalizer import RewardNormalizer
 from hooks.update_weights import UpdateWeights
 from runner.builders import make_replay_buffer
 from runner.data.sampler import UniformSampler
-from runner.spec import OBSERVATION, TD_ERROR, HooklineError, Progress
+from runner.learner.learner import Learner
+from runner.learner.optimization import Optimization
+from runner.spec import OBSERVATION, TD_ERROR, ConfigError, HooklineError, Progress
 from runner.trainer import Trainer
 from tests.toys import Call, Counter, RewardModel, collector, environment, trainer
 
@@ -51,10 +55,6 @@ def test_the_buffer_decides_when_updates_begin_and_how_many_there_are():
 
 @pytest.mark.pins("ReplayBufferTrainer", excludes="priorities need the indices, and a loss that writes them in place")
 def test_priorities_are_the_errors_of_what_was_sampled():
-    class WithError(RewardModel):
-        def forward(self, batch):
-            return {**super().forward(batch), TD_ERROR: batch[OBSERVATION][:, 0] + 0.5}
-
     one, source = replaying(4, WithError())
     source.sampler = Prioritized(torch.Generator().manual_seed(0))
     one.train()
@@ -68,6 +68,53 @@ def test_a_sampler_that_needs_errors_ends_a_run_whose_loss_gives_none():
     source.sampler = Prioritized(torch.Generator().manual_seed(0))
     with pytest.raises(HooklineError, match="no td_error in the sub-batch after the loss"):
         one.train()
+
+
+class WithError(RewardModel):
+    def forward(self, batch):
+        return {**super().forward(batch), TD_ERROR: batch[OBSERVATION][:, 0] + 0.5}
+
+
+def prioritized(total_frames, loss, every):
+    """A trainer whose updates are applied every ``every`` times, and the priorities its sampler is told."""
+    source = make_replay_buffer(torch.Generator().manual_seed(0), capacity=100, batch_size=16)
+    source.sampler = Prioritized(torch.Generator().manual_seed(0))
+    optimization = Optimization(torch.optim.SGD(loss.parameters(), lr=0.1), every=every)
+    learner = Learner.from_loss_module(loss, optimization)
+    one, told = Trainer(collector=collector(), total_frames=total_frames, source=source, learner=learner), []
+    ReplayBufferTrainer(source).register(one)
+    OptimizerHook(one.learner).register(one)
+    source.sampler.update_priority = lambda priority: told.append(one.progress.updates)
+    return one, told
+
+
+def test_priorities_are_told_only_by_updates_in_which_a_loss_was_computed():
+    one, told = prioritized(24, WithError(), every=2)
+    one.train()
+    assert (one.progress.updates, told) == (6, [0, 2, 4])
+
+
+def test_a_loss_that_gives_no_errors_when_it_is_computed_still_ends_the_run():
+    one, _ = prioritized(24, RewardModel(), every=2)
+    with pytest.raises(HooklineError, match="no td_error in the sub-batch after the loss"):
+        one.train()
+
+
+@pytest.mark.pins("ReplayBufferTrainer", excludes="what is processed before the source samples is thrown away")
+@pytest.mark.parametrize(
+    ("hook", "name"), [(RewardNormalizer(), "reward_normalizer"), (BatchSubSampler(2), "batch_sub_sampler")]
+)
+def test_what_works_on_sub_batches_is_registered_after_the_source(hook, name):
+    one = trainer(4)
+    hook.register(one)
+    with pytest.raises(ConfigError, match=rf"learning=\[off_policy,{name}\]"):
+        ReplayBufferTrainer(make_replay_buffer()).register(one)
+
+
+def test_no_batch_can_be_left_out_of_the_buffer():
+    """Neighbouring rows count as consecutive steps; a batch between them that is missing would go unnoticed."""
+    with pytest.raises(TypeError, match="every"):
+        ReplayBufferTrainer(make_replay_buffer(), every={"batches": 2})
 
 
 @pytest.mark.pins("OptimizerHook")

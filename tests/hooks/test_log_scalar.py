@@ -3,6 +3,7 @@ import torch
 from tensordict import TensorDict
 
 from hooks.log_scalar import LogScalar
+from runner.spec import ConfigError
 from tests.toys import trainer
 
 
@@ -36,13 +37,18 @@ def test_whole_numbers_and_truth_values_can_be_logged():
     assert logged(LogScalar(include_std=False), batch([True, False]))["train/next_reward"] == 0.5
 
 
-@pytest.mark.pins("LogReward", excludes="padding counts in the mean")
 @pytest.mark.pins("LogScalar")
 def test_invalid_steps_are_left_out():
     mask = {"mask": torch.tensor([True, False, True])}
     assert logged(LogScalar(reduction="max"), batch([1.0, 9.0, 2.0], collector=mask))["train/next_reward"] == 2.0
     nothing = {"mask": torch.zeros(3, dtype=torch.bool)}
     assert LogScalar()(batch([1.0, 9.0, 2.0], collector=nothing)) is None
+
+
+@pytest.mark.parametrize("key", ["speed", "next"])
+def test_an_entry_that_is_not_there_is_named(key):
+    with pytest.raises(ConfigError, match=rf"log_scalar: the batch has no {key}; it has .*'reward'"):
+        LogScalar(key)(batch([1.0]))
 
 
 def test_another_reduction_is_refused():

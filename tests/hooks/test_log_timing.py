@@ -4,6 +4,7 @@ import pytest
 
 from hooks.log_timing import LogTiming
 from runner.points import POINTS
+from runner.spec import ConfigError
 from tests.toys import Call, trainer
 
 
@@ -79,3 +80,11 @@ def test_it_costs_little(record_property):
     extra = 12 * (min(costs[::2]) - min(costs[1::2]))
     record_property("note", f"LogTiming: {extra * 1e6:.1f} us for each batch with one update")
     assert extra < 0.01 * 560e-6
+
+
+def test_a_second_one_is_refused_and_the_first_can_be_replaced():
+    one, hook, _ = timed()
+    with pytest.raises(ConfigError, match="again: this trainer is clocked by a LogTiming already"):
+        LogTiming().register(one, "again")
+    one.unregister(hook)
+    LogTiming().register(one)

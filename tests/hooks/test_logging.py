@@ -1,15 +1,18 @@
 from functools import partial
 
 import pytest
+import torch
+from tensordict import TensorDict
 
 from hooks.count_frames_log import CountFramesLog
 from hooks.log_exploration import LogExploration
 from hooks.log_reward import LogReward
+from hooks.select_keys import SelectKeys
 from runner.builders import make_collector_offpolicy
 from runner.exploration import EpsilonGreedy
 from runner.policy import Policy
 from runner.seeding import Streams
-from runner.spec import Progress
+from runner.spec import ConfigError, Progress
 from runner.trainer import Trainer
 from tests.toys import Call, Counter, collector, environment, policy, trainer
 
@@ -69,6 +72,45 @@ def test_recent_rewards_survive_a_resume():
     other.load_state_dict(one.state_dict())
     assert other.state_dict() == {"returns": [2, 3, 4], "lengths": [5, 6], "episodes": 0, "has_new": False}
     assert other.returns.maxlen == 3
+
+
+def test_added_to_a_run_that_has_had_episodes_it_waits_for_the_next_one():
+    one, hook = trainer(8), LogReward()
+    hook.register(one)
+    one.progress.episodes = 3
+    one.train()  # the first batch of 4 steps ends no episode, the second one of 1 + 2 + 3 + 4 + 5
+    assert (list(hook.returns), one.metrics.latest["train/return_mean"]) == ([15], 15)
+
+
+def test_what_an_earlier_hook_has_dropped_is_named():
+    one = trainer(8)
+    SelectKeys(["observation", ["next", "reward"]]).register(one)
+    LogReward().register(one)
+    with pytest.raises(ConfigError, match=r"log_reward: the batch has no \('next', 'done'\); it has \['observation'"):
+        one.train()
+
+
+def padded(rewards, mask):
+    rows = {"next": {"reward": torch.tensor(rewards), "other": -torch.tensor(rewards)}}
+    return TensorDict({**rows, "collector": {"mask": torch.tensor(mask)}}, batch_size=[len(rewards)])
+
+
+@pytest.mark.pins("LogReward", excludes="padding counts in the mean")
+def test_the_mean_reward_of_a_batch_is_of_the_steps_that_were_played():
+    hook = LogReward(logname="r_training", log_pbar=True)
+    batch = padded([1.0, 9.0, 2.0], [True, False, True])
+    assert hook.mean_reward(batch) == {"r_training": 1.5, "log_pbar": True}
+    assert hook.mean_reward(padded([1.0], [False])) is None
+    other = LogReward(logname="a", reward_key=["next", "other"]).mean_reward(batch)
+    assert other == {"a": -1.5, "log_pbar": False}
+
+
+@pytest.mark.pins("LogReward")
+def test_the_mean_reward_is_logged_beside_the_returns_where_it_has_a_name():
+    # Rewards 1 2 3 4 of the first batch, 5 1 2 3 of the second.
+    assert logged(LogReward(logname="r_training"), 8, "r_training") == {4: 2.5, 8: 2.75}
+    assert logged(LogReward(logname="r_training"), 8, "train/return_mean") == {8: 15}
+    assert logged(LogReward(), 8, "r_training") == {}
 
 
 @pytest.mark.pins("CountFramesLog")

@@ -149,3 +149,9 @@ def test_parameters_have_one_owner():
 def test_what_does_not_go_together_is_refused(given, words):
     with pytest.raises(ValueError, match=words):
         OptimizerHook(**given)
+
+
+def test_an_interval_of_a_part_of_an_update_is_refused():
+    adam, _ = adams(Two())
+    with pytest.raises(ValueError, match=r"updates are whole: every=\{'updates': 1\.5\}"):
+        OptimizerHook(optimization=adam, every={"updates": 1.5})

@@ -37,6 +37,9 @@ def test_the_table_names_file_key_tests_and_bugs():
     assert all(line.count("|") == 6 for line in names)
     assert len([line for line in names if line.startswith("| `")]) == len(page_report.NAMES)
     assert "| `LossConfig` | `gamma` | `make_dqn_loss(gamma)` |" in fields
+    assert "| `ReplayArgsConfig` | `buffer_scratch_dir` | `make_replay_buffer(run)` |" in fields
+    (row,) = (line for line in lines if line.startswith("| `OptimizerHook`"))
+    assert "several: OptimizerHook(optimization=...) in Python" in row
 
 
 CONFIGURATION = {
@@ -45,6 +48,11 @@ CONFIGURATION = {
     "OffPolicyCollectorConfig": "multi_step n_steps_return init_random_frames",
     "ReplayArgsConfig": "buffer_size prb buffer_scratch_dir buffer_prefetch",
     "LossConfig": """loss hard_update loss_function value_network_update_interval gamma num_q_values target_entropy""",
+    "A2CLossConfig": "gamma entropy_coeff critic_coeff critic_loss_function",
+    "PPOLossConfig": """loss gamma lmbda entropy_bonus entropy_coeff samples_mc_entropy loss_function critic_coeff
+        clip_epsilon dtarg beta increment decrement samples_mc_kl""",
+    "LoggerConfig": """logger record_video no_video exp_name record_interval record_frames recorder_log_keys
+        offline_logging project_name""",
     "TrainerConfig": """optim_steps_per_batch optimizer lr_scheduler selected_keys batch_size log_interval lr
         weight_decay clip_norm clip_grad_norm normalize_rewards_online normalize_rewards_online_scale
         normalize_rewards_online_decay sub_traj_len""",

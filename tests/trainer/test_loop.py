@@ -203,6 +203,17 @@ def test_a_hook_can_ask_to_stop_at_the_end_of_the_batch():
     assert one.stop_reason == "enough"
 
 
+@pytest.mark.pins("Trainer", excludes="nothing is saved where the collector ends first")
+def test_a_run_whose_collector_ends_says_so_and_is_saved(tmp_path):
+    playing = collector()
+    playing.total_frames = 8
+    one = trainer(1_000, collector=playing, save_trainer_file=tmp_path)
+    assert (one.train().env_steps, one.stop_reason) == (8, "the collector has ended")
+    other = trainer(1_000, save_trainer_file=tmp_path)
+    other.load_from_file()
+    assert other.progress.env_steps == 8
+
+
 def test_a_request_from_outside_stops_at_the_end_of_the_batch():
     one = trainer(1_000)
     one.ask_to_stop = lambda: "SIGTERM" if one.progress.batches >= 2 else None
