@@ -1,5 +1,6 @@
 """The hook that ends a run that has stopped getting better, or is good enough."""
 
+import logging
 from math import isfinite
 from typing import Any, Literal
 
@@ -8,6 +9,8 @@ from tensordict import TensorDictBase
 from runner.hook import Hook, Interval
 from runner.spec import StateDict
 from runner.types import Every, NonNegativeFloat, PositiveInt
+
+log = logging.getLogger(__name__)
 
 
 class EarlyStopping(Hook):
@@ -47,6 +50,7 @@ class EarlyStopping(Hook):
         self.waited = 0
         self._judged: Any = None
         self._unjudged: float | None = None
+        self._is_closed = False
 
     def __call__(self, batch: TensorDictBase) -> None:
         value = self._new_value()
@@ -73,6 +77,13 @@ class EarlyStopping(Hook):
         self.waited += 1
         if self.waited >= self.patience:
             self.trainer.request_stop(f"{self.monitor} has not improved on {self.sign * best:g} {self.waited} times")
+
+    def close(self) -> None:
+        """At the end of the run: say so if there was nothing to judge, as a mistyped name is not noticed else."""
+        latest, self._is_closed, was_closed = self.trainer.metrics.latest, True, self._is_closed
+        if self.monitor not in latest and self.best is None and latest and not was_closed:
+            names = ", ".join(sorted(latest))
+            log.warning("early stopping: %s was never logged in this run; logged were %s", self.monitor, names)
 
     def state_dict(self) -> StateDict:
         value = self._new_value()

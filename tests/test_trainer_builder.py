@@ -278,3 +278,8 @@ def test_a_single_loss_has_no_hard_update(loss):
         make_target_updater(hard_update=True, loss=loss)
     with pytest.raises(ValueError, match="not both"):
         make_target_updater(hard_update=True, rate=0.1)
+
+
+def test_a_loss_by_terms_is_no_loss_module_and_the_line_says_where_it_goes():
+    with pytest.raises(ValueError, match=r"a DQNLoss is no torch module, .* goes into make_learner"):
+        make_trainer(collector(), total_frames=40, loss_module=make_dqn_loss())

@@ -90,3 +90,19 @@ def test_best_and_patience_survive_a_resume():
 @pytest.mark.parametrize("mode", ["max", "min"])
 def test_without_a_threshold_none_is_reached(mode):
     assert batches([1.0, 2.0, 1.0, 2.0], mode=mode, patience=100)[1] == "total_frames"
+
+
+def test_a_monitor_that_was_never_logged_is_told_of_once(caplog):
+    one, hook = trainer(16), EarlyStopping("eval/retrun_mean")
+    one.register_op("post_steps_log", lambda batch: log(1.0))
+    hook.register(one)
+    one.train()
+    hook.close()
+    hook.close()
+    assert len(caplog.messages) == 1
+    assert "eval/retrun_mean was never logged in this run; logged were eval/return_mean" in caplog.text
+
+
+def test_a_monitor_that_was_logged_is_not_told_of(caplog):
+    stopped([1.0, 2.0])[1].close()
+    assert caplog.messages == []
