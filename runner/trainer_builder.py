@@ -131,8 +131,8 @@ def make_trainer(
         raise ValueError("source and replay_buffer are two names of one thing: give one")
     if loss_module is not None and not isinstance(loss_module, nn.Module):
         raise ValueError(
-            f"loss_module: a {type(loss_module).__name__} is no torch module, whose forward takes a sub-batch and gives "
-            "{'loss_...': ...}; a loss by terms goes into make_learner, and that is given as learner"
+            f"loss_module: a {type(loss_module).__name__} is no torch module, whose forward takes a sub-batch "
+            "and gives {'loss_...': ...}; a loss by terms goes into make_learner, and that is given as learner"
         )
     source, given = source or replay_buffer, _options_in(more, learner)
     more["metrics"] = _metrics(more.pop("metrics", None), [*loggers, *([logger] if logger else [])])
