@@ -115,7 +115,8 @@ def key_of_another(space: Space, rng: Draw) -> Case | None:
     keys = [key for key in other.values if key.startswith(f"{group}.") and not is_key(chosen, key)]
     if not keys or "_target_" in (key := rng.choice(keys)):
         return None
-    return Case((*chosen.argv, f"{key}=1"), (key,), (other.argv[0].partition("=")[2],), 1)
+    owners = tuple(choice for choice in space.groups[group] if key in space.choose(group, choice).values)
+    return Case((*chosen.argv, f"{key}=1"), (key,), owners, 1)
 
 
 @kind("bad choice", 4)

@@ -115,7 +115,7 @@ def test_the_lag_of_the_policy_is_counted_in_updates(made):
             break
     # Each worker has one batch under way: while it is played, the other's batch is learnt from, and its own last one.
     assert lags[0] == 0
-    assert set(lags[2:]) <= {0, 3, 6, 9, 12}
+    assert all(lag % 3 == 0 for lag in lags)
     assert max(lags) >= 3
 
 

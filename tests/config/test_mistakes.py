@@ -245,9 +245,7 @@ def test_workers_that_cannot_share_the_environments_are_a_mistake(ask, typed, ke
     assert os.listdir(ask.folder) == []
 
 
-@pytest.mark.parametrize(
-    "how", ["collector.num_collectors=2", "collector.num_collectors=null collector.env_per_collector=2"]
-)
+@pytest.mark.parametrize("how", ["num_collectors=2", "num_collectors=null collector.env_per_collector=2"])
 def test_batches_of_asynchronous_workers_need_to_suit_one_worker_only(how):
     typed = ["collector=async", "env.num_envs=4", "collector.frames_per_batch=2", "source.capacity=1002"]
     assert check(parse_arguments([*typed, *f"collector.{how}".split()])).config
