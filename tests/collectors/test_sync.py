@@ -416,12 +416,12 @@ def test_a_worker_that_dies_for_good_while_its_log_is_shortened_costs_no_batch(m
 
 
 def test_restarts_of_environments_are_counted_on_by_those_who_counted_them(made):
-    def env():
-        return partial_environment(lambda: Unreliable(5, step=0.02, reset=0.0), 4, on_error="restart", max_restarts=100)
+    def env(rate):
+        return partial_environment(lambda: Unreliable(5, rate, reset=0.0), 4, on_error="restart", max_restarts=100)
 
-    one = made(env=env())
+    one = made(env=env(0.02))
     take(one, 30)
-    state, other = one.state_dict(), made(env=env())
+    state, other = one.state_dict(), made(env=env(0.0))
     other.load_state_dict(state)
     counted = [worker.call("state")["guard"] for worker in one.crew.workers]
     assert min(guard["restarts"] for guard in counted) > 3
