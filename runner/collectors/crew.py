@@ -140,7 +140,8 @@ class Crew:
     def begin(self) -> None:
         """Wait until every worker has made its environments."""
         for worker in self.workers:
-            worker.ask("state")
+            with suppress(Died):  # it is found out when the answer is waited for
+                worker.ask("state")
         for worker in self.workers:
             worker.begin_log(self.settle(worker, partial(worker.call, "state")))
 

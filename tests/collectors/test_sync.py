@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from runner.collectors.crew import Crew
 from runner.collectors.in_process import InProcessCollector
 from runner.collectors.multi_process import fair_shares
 from runner.envs.vector import Environment
@@ -444,3 +445,15 @@ def test_workers_are_made_in_the_main_thread_only():
     thread.start()
     thread.join()
     assert "make their collector in the main thread" in said[0]
+
+
+def test_a_worker_that_dies_before_it_was_asked_for_anything_is_begun_anew(made, monkeypatch):
+    begin = Crew.begin
+
+    def kill_first(crew):
+        os.kill(crew._server.pid, signal.SIGKILL)
+        assert are_gone([worker.pid for worker in crew.workers])
+        begin(crew)
+
+    monkeypatch.setattr(Crew, "begin", kill_first)
+    assert same(take(made(), 5), take(in_process(), 5))
