@@ -6,7 +6,7 @@ from tensordict import TensorDictBase
 from tensordict.utils import NestedKey
 
 from runner.hook import Hook
-from runner.spec import NEXT_REWARD, played
+from runner.spec import NEXT_REWARD, as_key, played
 from runner.types import Every, KeyPath
 
 Reduction = Literal["mean", "sum", "min", "max"]
@@ -37,7 +37,7 @@ class LogScalar(Hook):
     ) -> None:
         super().__init__(every)
         words = NEXT_REWARD if key is None else (key,) if isinstance(key, str) else tuple(key)
-        self.key: NestedKey = words if len(words) > 1 else words[0]
+        self.key: NestedKey = as_key(words)
         self.logname, self.log_pbar = logname or "train/" + "_".join(words), log_pbar
         if reduction not in ("mean", "sum", "min", "max"):
             raise ValueError(f"no reduction {reduction!r}; there are mean, sum, min and max")

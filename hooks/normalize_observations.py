@@ -30,7 +30,7 @@ class NormalizeObservations(StatelessHook):
     ) -> None:
         self.environment = environment
         self.init_env_steps, self.until_env_steps = init_env_steps, until_env_steps
-        self.normalizers = _normalizers_of(learner)
+        self.normalizers = normalizers_of(learner)
         if init_env_steps and self.normalizers and environment is None:
             raise ValueError(f"init_env_steps={init_env_steps} needs an environment to take them in")
 
@@ -53,7 +53,7 @@ class NormalizeObservations(StatelessHook):
             normalizer.observe(observations)
 
 
-def _normalizers_of(learner: Any) -> list[Any]:
+def normalizers_of(learner: Any) -> list[Any]:
     """All parts of all networks, and of the copies that follow them, that keep statistics."""
     networks = [network for module in learner.modules.values() for network in module.networks.values()]
     models = [model for network in networks for model in (network.model, network.target.model)]

@@ -5,12 +5,11 @@ from typing import Any
 
 from tensordict import TensorDictBase
 
-from runner.hook import TrainerHookBase
-from runner.spec import StateDict
+from runner.hook import StatelessHook
 from runner.types import Every
 
 
-class OptimizerHook(TrainerHookBase):
+class OptimizerHook(StatelessHook):
     """Hands the losses of each update to the learner, whose ``step`` has all the maths and the state.
 
     Made from a ``learner``, it applies all of its optimizations. Made from an ``optimization`` (or a torch optimizer),
@@ -64,9 +63,3 @@ class OptimizerHook(TrainerHookBase):
     def release(self) -> None:
         if self.optimization is not None:
             self._learner.remove(self.optimization)
-
-    def state_dict(self) -> StateDict:
-        return {}
-
-    def load_state_dict(self, state: StateDict) -> None:
-        pass

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Required, TypedDict, Unpack
 
 import gymnasium
 from tensordict import TensorDictBase
@@ -81,22 +81,40 @@ def make_collector_onpolicy(
     )
 
 
+class CollectorOptions(TypedDict, total=False):
+    """What :func:`sync_sync_collector` and :func:`sync_async_collector` take by name.
+
+    Attributes:
+        policy: a policy, or what makes it from the ``EnvSpec``.
+        frames_per_batch: env steps of a batch (200).
+        total_frames: env steps after which there are no more batches; -1 for no end.
+        max_frames_per_traj: env steps after which an episode is truncated; -1 for the environment's own limit.
+        init_random_frames: env steps at the start whose actions are random (0).
+        postproc: applied to each batch.
+        seed: of environments that are made here (0).
+        max_failures: deaths of workers after which the run ends (10).
+        progress: the run's counters.
+        run: the run's folder, whose lock workers must not hold.
+    """
+
+    policy: Required[Actor | Callable[[EnvSpec], Actor]]
+    frames_per_batch: PositiveInt
+    total_frames: int
+    max_frames_per_traj: int
+    init_random_frames: NonNegativeInt
+    postproc: Postproc | None
+    seed: NonNegativeInt
+    max_failures: NonNegativeInt
+    progress: Progress | None
+    run: Any
+
+
 def sync_sync_collector(
     env_fns: Environment | EnvMaker | Sequence[EnvMaker],
     env_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     num_env_per_collector: PositiveInt | None = None,
     num_collectors: PositiveInt | None = None,
-    *,
-    policy: Actor | Callable[[EnvSpec], Actor],
-    frames_per_batch: PositiveInt = 200,
-    total_frames: int = -1,
-    max_frames_per_traj: int = -1,
-    init_random_frames: NonNegativeInt = 0,
-    postproc: Postproc | None = None,
-    seed: NonNegativeInt = 0,
-    max_failures: NonNegativeInt = 10,
-    progress: Progress | None = None,
-    run: Any = None,
+    **options: Unpack[CollectorOptions],
 ) -> Batches:
     """A collector in step with the updates: in this process for one collector, else by so many processes.
 
@@ -104,13 +122,8 @@ def sync_sync_collector(
         env_fns: makes an environment; or one such function for each; or an :class:`Environment` made already.
         env_kwargs: arguments of the functions, the same for all or for each its own.
         num_env_per_collector, num_collectors: both for a single function; else one of them follows from the other.
-        policy: a policy, or what makes it from the ``EnvSpec``.
-        total_frames: env steps after which there are no more batches; -1 for no end.
-        max_frames_per_traj: env steps after which an episode is truncated; -1 for the environment's own limit.
-        postproc: applied to each batch.
-        run: the run's folder, whose lock workers must not hold.
     """
-    return _make_collector(is_async=False, **locals())
+    return _make_collector(False, env_fns, env_kwargs, num_env_per_collector, num_collectors, **options)
 
 
 def sync_async_collector(
@@ -118,46 +131,38 @@ def sync_async_collector(
     env_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
     num_env_per_collector: PositiveInt | None = None,
     num_collectors: PositiveInt | None = None,
-    *,
-    policy: Actor | Callable[[EnvSpec], Actor],
-    frames_per_batch: PositiveInt = 200,
-    total_frames: int = -1,
-    max_frames_per_traj: int = -1,
-    init_random_frames: NonNegativeInt = 0,
-    postproc: Postproc | None = None,
-    seed: NonNegativeInt = 0,
-    max_failures: NonNegativeInt = 10,
-    progress: Progress | None = None,
-    run: Any = None,
+    **options: Unpack[CollectorOptions],
 ) -> Batches:
     """A collector whose processes play on beside the updates; the arguments are those of `sync_sync_collector`."""
-    return _make_collector(is_async=True, **locals())
+    return _make_collector(True, env_fns, env_kwargs, num_env_per_collector, num_collectors, **options)
 
 
 def _make_collector(
     is_async: bool,
     env_fns: Environment | EnvMaker | Sequence[EnvMaker],
     env_kwargs: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None,
-    num_env_per_collector: int | None,
-    num_collectors: int | None,
+    per_collector: int | None,
+    collectors: int | None,
+    *,
     policy: Any,
-    total_frames: int,
-    max_frames_per_traj: int,
-    postproc: Postproc | None,
-    seed: int,
-    max_failures: int,
-    run: Any,
+    frames_per_batch: int = 200,
+    total_frames: int = -1,
+    max_frames_per_traj: int = -1,
+    postproc: Postproc | None = None,
+    seed: int = 0,
+    max_failures: int = 10,
+    run: Any = None,
     **common: Any,
 ) -> Batches:
-    """``common`` are the arguments that collectors of all kinds have."""
+    """``common`` are further arguments that collectors of all kinds have."""
     if isinstance(env_fns, Environment):
         environment = env_fns
-        number = _number_of_collectors(environment.num_envs, num_env_per_collector, num_collectors)
     else:
-        makers = _makers(env_fns, env_kwargs, num_env_per_collector, num_collectors, max_frames_per_traj)
+        makers = _makers(env_fns, env_kwargs, per_collector, collectors, max_frames_per_traj)
         environment = Environment(makers, len(makers), None, 1, seed)
-        number = _number_of_collectors(len(makers), num_env_per_collector, num_collectors)
-    common |= {"environment": environment, "policy": policy if hasattr(policy, "greedy") else policy(environment.spec)}
+    number = _number_of_collectors(environment.num_envs, per_collector, collectors)
+    acting = policy if hasattr(policy, "greedy") else policy(environment.spec)
+    common |= {"environment": environment, "policy": acting, "frames_per_batch": frames_per_batch}
     let_go = run.unlock if run is not None else lambda: None
     of_workers: dict[str, Any] = {"num_collectors": number, "max_failures": max_failures, "let_go": let_go}
     collector: Batches

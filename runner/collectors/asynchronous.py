@@ -32,9 +32,8 @@ class AsyncCollector(MultiProcessCollector):
                 "asynchronous workers are all of one size"
             )
         self._batches = [[slot.arrays.as_batch() for slot in worker.slots] for worker in workers]
-        self._traj_ids = np.zeros(workers[0].slots[0].is_random.shape, np.int64)
         self.batch = self._batches[0][0].copy()
-        self.batch.set(TRAJ_IDS, torch.from_numpy(self._traj_ids).transpose(0, 1))
+        self.batch.set(TRAJ_IDS, torch.zeros(self.batch.batch_size, dtype=torch.int64))
         self._episodes = np.zeros(self.environment.num_envs, np.int64)
         self._under_way: dict[Worker, int] = {}
         self._waiting: list[Worker] = []

@@ -152,6 +152,14 @@ class Crew:
         except Died:
             return self.revived(worker, again)
 
+    def call(self, worker: Worker, command: str, *arguments: Any) -> Any:
+        """Ask, and wait for the answer; a worker that dies over it is begun anew and asked again."""
+        again = partial(worker.call, command, *arguments)
+        try:
+            return again()
+        except Died:
+            return self.revived(worker, again)
+
     def revived(self, worker: Worker, again: Callable[[], Any]) -> Any:
         """Begin a dead worker anew, as often as it takes, until it has done what it died over."""
         while True:
@@ -225,18 +233,12 @@ class Crew:
     def load(self, worker: Worker, state: StateDict) -> None:
         """Let its environments go on from that state."""
         worker.begin_log(state)
-        try:
-            worker.call("load", state)
-        except Died:
-            self.revived(worker, lambda: None)
+        self.call(worker, "load", state)
 
     def shorten_log(self, worker: Worker) -> None:
         """See that a worker that dies has not too much to follow."""
         if worker.played_steps >= LONGEST_LOG:
-            try:
-                worker.begin_log(worker.call("state"))
-            except Died:
-                worker.begin_log(self.revived(worker, partial(worker.call, "state")))
+            worker.begin_log(self.call(worker, "state"))
 
     def close(self) -> None:
         """End all processes; may be called twice."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from hooks.normalize_observations import normalizers_of
 from runner.builders import make_policy, make_trainer
 from runner.config.build import Builder
 from runner.envs.vector import Environment
@@ -13,7 +14,6 @@ from runner.evaluation import Evaluation
 from runner.hook import TrainerHookBase
 from runner.learner.learner import ModuleLoss
 from runner.metrics import Metrics
-from runner.networks.normalizer import ObservationNormalizer
 from runner.seeding import Streams
 from runner.spec import ConfigError, DataSource, Progress
 from runner.trainer import Trainer
@@ -142,27 +142,20 @@ def _check_outputs(source: Any, loss: Any) -> None:
 def _check_learning(trainer: Trainer, hooks: Sequence[Any]) -> None:
     """Refuse a run that would go to its end without learning as its settings say, for want of a hook."""
 
-    def has(**wanted: Any) -> bool:
-        return any(getattr(hook, name, None) is part for hook in hooks for name, part in wanted.items())
+    def has(name: str, part: Any) -> bool:
+        return any(getattr(hook, name, None) is part for hook in hooks)
 
     missing = ""
     if not trainer.operations("optimizer"):
         missing = "no hook moves the weights"
-    elif hasattr(trainer.source, "storage") and not has(source=trainer.source):
+    elif hasattr(trainer.source, "storage") and not has("source", trainer.source):
         missing = "no hook feeds the source and draws from it"
-    elif hasattr(trainer.collector, "crew") and not has(collector=trainer.collector):
+    elif hasattr(trainer.collector, "crew") and not has("collector", trainer.collector):
         missing = "no hook sends new weights to the worker processes"
-    elif _normalizes(trainer) and not any(getattr(hook, "normalizers", None) for hook in hooks):
+    elif normalizers_of(trainer.learner) and not any(getattr(hook, "normalizers", None) for hook in hooks):
         missing = "no hook shows observations to the network that normalizes them"
     if missing:
         raise ConfigError(f"learning: {missing}; learning=[off_policy,...] has the hooks that a run needs")
-
-
-def _normalizes(trainer: Trainer) -> bool:
-    """Whether a network keeps statistics of observations."""
-    modules = trainer.learner.modules.values() if trainer.learner else ()
-    networks = [network.model for module in modules for network in module.networks.values()]
-    return any(isinstance(part, ObservationNormalizer) for network in networks for part in network.modules())
 
 
 def _register_hooks(config: Config, builder: Builder, trainer: Trainer) -> dict[str, TrainerHookBase]:

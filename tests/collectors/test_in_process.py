@@ -1,5 +1,3 @@
-from itertools import islice
-
 import numpy as np
 import pytest
 import torch
@@ -7,16 +5,8 @@ import torch
 from runner.checkpoint.store import CheckpointStore
 from runner.collectors.in_process import InProcessCollector
 from runner.spec import ACTION, NEXT_DONE, NEXT_OBSERVATION, NEXT_REWARD, OBSERVATION, Progress
+from tests.collectors.parts import take
 from tests.toys import Counter, collector, environment, policy, turn_around
-
-
-def batches(one, number):
-    """The next batches, as copies; the counters of the run are kept as a trainer would."""
-    copies = []
-    for batch in islice(one, number):
-        one.progress.count(batch)
-        copies.append(batch.clone())
-    return copies
 
 
 def test_a_batch_is_environments_by_time():
@@ -47,17 +37,17 @@ def test_each_environment_keeps_its_row():
 
 
 def test_a_batch_goes_on_where_the_last_one_ended():
-    first, second = batches(collector(environment(Counter, 2), 4), 2)
+    first, second = take(collector(environment(Counter, 2), 4), 2)
     assert torch.equal(first[NEXT_OBSERVATION][:, -1], second[OBSERVATION][:, 0])
 
 
 @pytest.mark.pins("make_collector_offpolicy")
 def test_the_first_env_steps_are_random():
     env = environment("CartPole-v1", 2)
-    greedy, *_ = batches(collector(env, 200), 1)
+    greedy, *_ = take(collector(env, 200), 1)
     one = collector(environment("CartPole-v1", 2), 20, init_random_frames=200)
-    taken = torch.cat([batch[ACTION] for batch in batches(one, 12)], dim=1)
-    random, later = taken[:, :100].float(), batches(one, 1)[0]
+    taken = torch.cat([batch[ACTION] for batch in take(one, 12)], dim=1)
+    random, later = taken[:, :100].float(), take(one, 1)[0]
     # 200 fair coins: the standard deviation of their mean is 0.035; three of them.
     assert random.mean().item() == pytest.approx(0.5, abs=0.106)
     assert len({tuple(row) for row in random.tolist()}) == 2
@@ -72,14 +62,14 @@ def best(one, batch):
 
 def test_without_exploration_every_action_is_the_best_one():
     one = collector(environment("CartPole-v1", 2), 60, epsilon=0.0)
-    for batch in batches(one, 3):
+    for batch in take(one, 3):
         assert batch[ACTION].flatten().tolist() == best(one, batch)
 
 
 def test_some_actions_are_random_and_the_others_best():
     env = environment("CartPole-v1", 4)
     one = collector(env, 4_000, epsilon=0.5)
-    (batch,) = batches(one, 1)
+    (batch,) = take(one, 1)
     wrong = np.mean(np.array(batch[ACTION].flatten().tolist()) != np.array(best(one, batch)))
     # Half of the random actions are best by chance: 0.25, with a standard deviation of 0.0068; four of them.
     assert wrong == pytest.approx(0.25, abs=0.027)
@@ -88,7 +78,7 @@ def test_some_actions_are_random_and_the_others_best():
 def test_a_policy_without_exploration_collects():
     env = environment("CartPole-v1", 2)
     one = InProcessCollector(env, policy(env).copy(), 8)
-    (batch,) = batches(one, 1)
+    (batch,) = take(one, 1)
     assert batch[ACTION].flatten().tolist() == best(one, batch)
 
 
@@ -100,10 +90,10 @@ def test_random_first_steps_need_an_exploration():
 
 def test_new_weights_act_in_the_next_batch():
     one = collector(environment("CartPole-v1"), 10)
-    batches(one, 1)
+    take(one, 1)
     turn_around(one.policy.network)
     one.update_policy_weights_()
-    (batch,) = batches(one, 1)
+    (batch,) = take(one, 1)
     assert batch[ACTION].flatten().tolist() == best(one, batch)
 
 
@@ -133,7 +123,7 @@ def test_a_later_batch_overwrites_an_earlier_one():
 
 def test_frame_skip_comes_from_the_environment():
     one = collector(environment(Counter, frame_skip=3), 4)
-    batches(one, 1)
+    take(one, 1)
     assert (one.progress.env_steps, one.progress.frames) == (4, 12)
 
 
@@ -141,19 +131,19 @@ def test_frame_skip_comes_from_the_environment():
 @pytest.mark.parametrize("id", ["CartPole-v1", "Acrobot-v1"])
 def test_a_loaded_collector_goes_on_bit_for_bit(id, backend, tmp_path):
     one = collector(environment(id, 3), 60, epsilon=0.4)
-    batches(one, 5)
+    take(one, 5)
     store = CheckpointStore(tmp_path, backend=backend)
     store.save({"collector": one.state_dict()}, {"env_steps": one.progress.env_steps})
     progress = Progress(env_steps=one.progress.env_steps)
     other = collector(environment(id, 3), 60, epsilon=0.4, progress=progress)
     other.load_state_dict(store.load()[0]["collector"])
-    for left, right in zip(batches(one, 10), batches(other, 10), strict=True):
+    for left, right in zip(take(one, 10), take(other, 10), strict=True):
         assert (left == right).all()
 
 
 def test_the_seed_decides_what_is_collected():
     def first(seed):
-        return batches(collector(environment("CartPole-v1", 2, seed), 40, epsilon=0.3), 1)[0]
+        return take(collector(environment("CartPole-v1", 2, seed), 40, epsilon=0.3), 1)[0]
 
     assert (first(1) == first(1)).all()
     assert not torch.equal(first(1)[OBSERVATION], first(2)[OBSERVATION])
