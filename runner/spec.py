@@ -13,6 +13,13 @@ from torch import Tensor
 OBSERVATION = "observation"
 ACTION = "action"
 TD_ERROR = "td_error"
+ACTION_LOG_PROB = "action_log_prob"
+"""Of each action under the policy that took it."""
+ACTION_MASK = "action_mask"
+"""Which actions can be taken; absent where all can."""
+POLICY_OUTPUT = "policy_output"
+"""What the network of the policy that took the action said; see ``runner.distributions``."""
+STATE_VALUE = "state_value"
 ADVANTAGE = "advantage"
 VALUE_TARGET = "value_target"
 MASK = ("collector", "mask")
@@ -21,6 +28,8 @@ IMPORTANCE_WEIGHT = "importance_weight"
 """What the loss of each sample is multiplied by; absent where all samples count alike."""
 IS_INIT = "is_init"
 """Where a recurrent state has to begin anew."""
+MEMORY = ("recurrent", "memory")
+"""What a recurrent network remembers before each step."""
 NEXT_OBSERVATION = ("next", "observation")
 NEXT_REWARD = ("next", "reward")
 NEXT_TERMINATED = ("next", "terminated")
