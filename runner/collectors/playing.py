@@ -17,6 +17,9 @@ class VectorEnvironment(Protocol):
     observation: np.ndarray
     resume_mode: str
 
+    @property
+    def mask(self) -> np.ndarray | None: ...
+
     def complete(self) -> None: ...
 
     def part(self, first: int, num_envs: int) -> "VectorEnvironment": ...
@@ -50,9 +53,11 @@ class VectorEnvironment(Protocol):
 
 def play(environment: VectorEnvironment, policy: Actor, arrays: Arrays, planned: Planned, memory: np.ndarray) -> None:
     """Fill ``arrays``; ``memory`` ``[N, ...]`` is what the policy remembers of each episode, and is moved on."""
-    act = policy.begin(arrays, planned, memory)
+    act, mask = policy.begin(arrays, planned, memory), environment.mask
     for t in range(len(arrays.reward)):
         arrays.observation[t] = environment.observation
+        if mask is not None:  # which the environment changes in place
+            arrays.action_mask[t] = mask
         environment.step(act(environment.observation, t), arrays, t)
     act.finish()
     np.logical_or(arrays.terminated, arrays.truncated, out=arrays.done)

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from runner.envs.checks import Bounds
 from runner.envs.guard import Guard, OnError
 from runner.envs.gym import describe, make_env
+from runner.envs.masks import Masks
 from runner.envs.restore import probe
 from runner.envs.rollout import random_observations
 from runner.envs.single import Mark, Single
@@ -41,13 +42,15 @@ class StepArrays(Protocol):
     truncated: np.ndarray
     episode_return: np.ndarray
     episode_length: np.ndarray
+    next_action_mask: np.ndarray
 
 
 class Environment:
     """``N`` gymnasium environments in step, each episode reset with a seed of its own, without autoreset of their own.
 
     ``observation`` is the current one of each, ``[N, ...]``: after an episode's end the first of the next episode,
-    while the last one of the ended episode is what :meth:`step` wrote as next observation.
+    while the last one of the ended episode is what :meth:`step` wrote as next observation. ``mask`` ``[N, A]`` is which
+    actions can be taken there, where the environments say so.
 
     Args:
         make: makes any of them, or makes each its own.
@@ -89,6 +92,7 @@ class Environment:
         space = trial.env.observation_space
         is_bounded = isinstance(space, spaces.Box) and space.dtype.kind == "f" and bool(bounds := Bounds(space))
         self._bounds = bounds if is_bounded else None
+        self._masks = Masks(num_envs, self.spec.num_actions or 0) if self.spec.has_action_mask else None
         self._has_started, self._batches = False, 0
         self._left_behind: StateDict | None = None
         self._arrays: StepArrays | None = None
@@ -171,6 +175,11 @@ class Environment:
             log.warning(words, first.place("reset"), returned, declared, self.spec.observation_dtype)
 
     @property
+    def mask(self) -> np.ndarray | None:
+        """Which actions can be taken now, ``[N, A]``; ``None`` where the environments do not say."""
+        return self._masks.now if self._masks is not None else None
+
+    @property
     def envs(self) -> list[gymnasium.Env]:
         return [single.env for single in self._singles]
 
@@ -189,13 +198,18 @@ class Environment:
             for single in self._singles:
                 single.begin()
             self._has_started = True
+            self._read_masks()
+
+    def _read_masks(self) -> None:
+        if self._masks is not None:
+            self._masks.read(self._singles)
 
     def step(self, actions: list[Any], arrays: StepArrays, t: int) -> None:
         """Take one step in every environment and write the outcomes into row ``t`` of ``arrays``."""
         if arrays is not self._arrays:
             self._write_into(arrays)
         next_observations, rewards, terminations, truncations, returns, lengths = self._written
-        first, singles = t * self.num_envs, self._singles
+        first, singles, masks = t * self.num_envs, self._singles, self._masks
         for index, action in enumerate(actions):  # zip takes 200 ns more
             single, at = singles[index], first + index
             observation, reward, terminated, truncated = single.step(action)
@@ -206,7 +220,11 @@ class Environment:
             returns[at] = single.total = single.total + reward
             lengths[at] = single.length
             if terminated or truncated:
+                if masks is not None:
+                    masks.ended(index, single, arrays.next_action_mask[t])
                 single.begin_next()
+        if masks is not None:
+            masks.stepped(singles, ~(arrays.terminated[t] | arrays.truncated[t]), arrays.next_action_mask[t])
 
     def _write_into(self, arrays: StepArrays) -> None:
         """Views of the arrays that are written to in a third of the time: one for each observation, flat ones else."""
@@ -333,6 +351,7 @@ class Environment:
                 single.total, single.length = state["returns"][index], state["lengths"][index]
             else:
                 single.begin()
+        self._read_masks()
 
 
 def _maker(make: Makers, index: int) -> Callable[[], gymnasium.Env]:
