@@ -266,7 +266,8 @@ def _masked_by(batch: TensorDictBase, outputs: Tensor) -> Tensor:
 def policy_and_value(networks: Mapping[str, Any], batch: TensorDictBase) -> tuple[Tensor, Tensor]:
     """What the networks ``policy`` ``[..., size]`` and ``value`` ``[...]`` say; a trunk they share is asked once."""
     policy, value = networks["policy"], networks["value"]
-    if not hasattr(policy, "trunk") or getattr(value, "trunk", None) is not policy.trunk:
+    is_shared = hasattr(policy, "trunk") and policy.trunk is getattr(value, "trunk", None)
+    if not is_shared:
         return outputs_of(policy, batch), outputs_of(value, batch).squeeze(-1)
     features = policy.trunk(*_inputs(policy, batch))
     return _masked_by(batch, policy.head(features)), value.head(features).squeeze(-1)
