@@ -92,8 +92,8 @@ class WandbLogger(Logger):
                 self._journal.clear()  # of an earlier run in this folder
             except OSError as error:
                 self.warn_once("%s cannot be removed: %s", self._journal.path, error)
-        opening = Opening(self._journal.path, self.id, self._project, self._entity, self.exp_name, self._offline)
-        self._sender = SenderThread(opening)
+        names = (self.id, self._project, self._entity, self.exp_name)
+        self._sender = SenderThread(Opening(self._journal.path, *names, self._offline, self._is_resumed))
 
     def flush(self) -> None:
         """Hand what was logged to the thread; does not wait for it."""

@@ -20,7 +20,11 @@ INIT_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Opening:
-    """Which journal goes to which run of which project."""
+    """Which journal goes to which run of which project.
+
+    Args:
+        is_resumed: whether there may be files of this run from before; the journal has all that they have, and more.
+    """
 
     journal: Path
     id: str
@@ -28,6 +32,7 @@ class Opening:
     entity: str | None
     name: str
     offline: bool
+    is_resumed: bool = False
 
 
 class SenderThread:
@@ -83,11 +88,13 @@ class SenderThread:
         import wandb
 
         store, opening = self._opening.journal.parent, self._opening
-        self._remove_earlier(store / STORE)
+        if opening.is_resumed:
+            remove_earlier(store / STORE, opening.id)
         settings = wandb.Settings(
             mode=mode,
             silent=True,
             console="off",
+            symlink=False,  # to what is gone once the run is gone on with
             disable_git=True,
             disable_code=True,
             disable_job_creation=True,
@@ -112,12 +119,6 @@ class SenderThread:
                 del os.environ[name]  # the address of W&B's own process, which is nobody else's business
         self.url = run.url if mode == "online" else None
         return run
-
-    def _remove_earlier(self, store: Path) -> None:
-        """Files of this run from before it was gone on with: the journal has all that they have, and more."""
-        for folder in store.glob(f"offline-run-*-{self._opening.id}"):
-            if not folder.is_symlink():
-                shutil.rmtree(folder, ignore_errors=True)
 
     def _send(self) -> None:
         for line, end in read_lines(self._opening.journal, self._place):
@@ -149,6 +150,17 @@ class SenderThread:
             self._log({name: media}, int(line["step"]))
         except Exception as error:  # one picture is not worth all rows
             logger.warning("W&B does not take a line of %s: %s", self._opening.journal, first_line(error))
+
+
+def remove_earlier(store: Path, id: str) -> None:
+    """Remove W&B's files of a run, and its settings, which might name another server."""
+    if store.is_symlink():
+        store.unlink()
+    for path in (*store.glob(f"*run-*-{id}"), store / "settings"):
+        if path.is_symlink() or path.is_file():
+            path.unlink()
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def first_line(error: BaseException) -> str:

@@ -6,6 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from tests.loggers.parts import wait_until
+
 BLOCK_BYTES = 32768
 
 
@@ -53,9 +55,13 @@ def wandb_records(path: Path) -> list[Any]:
 
 
 def wandb_rows(folder: Path) -> list[dict[str, str]]:
-    """The history of all of W&B's sessions in a run's folder, names to JSON."""
-    rows = []
-    for path in sorted(folder.glob("wandb/*run-*/*.wandb")):
+    """The history of all of W&B's sessions in a run's folder, names to JSON.
+
+    W&B's own process writes the end of the last one when the run is over, and with it all that it still had in memory.
+    """
+    rows, paths = [], sorted(folder.glob("wandb/*run-*/*.wandb"))
+    wait_until(lambda: any(record.HasField("exit") for record in wandb_records(paths[-1])))
+    for path in paths:
         for record in wandb_records(path):
             if record.WhichOneof("record_type") == "history":
                 rows.append({item.key or "/".join(item.nested_key): item.value_json for item in record.history.item})

@@ -73,6 +73,7 @@ def test_an_offline_run_is_read_back_from_the_file_that_wandb_wrote(tmp_path, ca
     logger.log_histogram("w", [0.0, 1.0, 1.0], step=40, bins=2)
     logger.log_video("clip", np.zeros((4, 3, 16, 16), np.uint8), step=40)
     logger.close()
+    assert warnings_in(caplog) == []
     assert dict(os.environ) == before
     rows = {int(one["_step"]): one for one in wandb_rows(tmp_path / "trial")}
     assert {step: (one["train/return"], one["loss/q"]) for step, one in rows.items()} == {
@@ -83,7 +84,6 @@ def test_an_offline_run_is_read_back_from_the_file_that_wandb_wrote(tmp_path, ca
     assert rows[40]["clip/_type"] == '"video-file"'
     assert wandb_ids(tmp_path / "trial") == {logger.id}
     assert list(tmp_path.glob("trial/wandb/offline-run-*/files/media/videos/clip_*.mp4"))
-    assert warnings_in(caplog) == []
 
 
 KILLED = """
