@@ -2,7 +2,6 @@
 
 import logging
 import shlex
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from tensordict import TensorDictBase
 
 from runner.hook import Hook
 from runner.seeding import Streams, env_seed, unchanged_globals
-from runner.spec import Abandoned, Actor, ConfigError, EnvFault
+from runner.spec import Abandoned, ConfigError, EnvFault
 from runner.types import Every, Factory, PositiveInt
 
 log = logging.getLogger(__name__)
@@ -36,7 +35,6 @@ class RecordVideo(Hook):
     def __init__(
         self,
         environment: Any,
-        policy: Actor,
         streams: Streams,
         evaluation: Any,
         recorder: Factory,
@@ -45,22 +43,21 @@ class RecordVideo(Hook):
         run: Any = None,
     ) -> None:
         super().__init__(every)
-        self.policy, self.evaluation, self.episodes, self.count = policy, evaluation, episodes, 0
-        self._seed_of: Callable[[int], int] = lambda index: env_seed(streams.seed, STREAM, self.count, index)
-        self._make = environment.make_for_recording
+        self.evaluation, self.episodes, self.count = evaluation, episodes, 0
+        self._spec, self._seed = environment.spec, streams.seed
         self._envs: list[Any] = []
         self._fps: float | None = None
         self.recorder: Any = None
         with unchanged_globals():
-            self._try_out()
+            self._envs += [environment.make_for_recording(index) for index in range(episodes)]
+            self._try_out(self._envs[0])
         if run is not None:  # else there is no place for videos
             self.recorder = recorder()
             self.recorder.remove_unfinished()
             self.recorder.fps = self.recorder.fps or self._fps
 
-    def _try_out(self) -> None:
+    def _try_out(self, env: Any) -> None:
         """Find out now, not after an hour, whether there are pictures."""
-        env = self._env(0)
         try:
             env.reset(0)
             picture = env.env.render()
@@ -68,22 +65,17 @@ class RecordVideo(Hook):
             raise ConfigError(f"hooks.record_video: {env.name} cannot be drawn: {_line(error)}") from error
         if not isinstance(picture, np.ndarray):
             shown = f"render() returned a {type(picture).__name__}"
-            raise ConfigError(f"hooks.record_video: {self.policy.spec.id} shows no pictures (rgb_array): {shown}")
+            raise ConfigError(f"hooks.record_video: {self._spec.id} shows no pictures (rgb_array): {shown}")
         rate = env.env.metadata.get("render_fps")
-        self._fps = float(rate) / self.policy.spec.frame_skip if rate else None
-
-    def _env(self, index: int) -> Any:
-        while len(self._envs) <= index:
-            self._envs.append(self._make(len(self._envs)))
-        return self._envs[index]
+        self._fps = float(rate) / self._spec.frame_skip if rate else None
 
     def __call__(self, batch: TensorDictBase) -> None:
         recorder = self.recorder
         if recorder is None:
             return
+        seeds = [env_seed(self._seed, STREAM, self.count, index) for index in range(self.episodes)]
         try:
-            with unchanged_globals():
-                self._play(self.policy.copy(), [self._env(index) for index in range(self.episodes)])
+            self.evaluation.watch(self._envs, seeds, self._show)
             paths = recorder.dump(self.progress.frames)
         except Abandoned:
             recorder.abandon()
@@ -96,28 +88,12 @@ class RecordVideo(Hook):
                 self.trainer.metrics.log_video(f"video/{recorder.tag}", path, self.progress, recorder.fps or 30.0)
         self.count += 1
 
-    def _play(self, policy: Actor, envs: list[Any]) -> None:
-        observation = np.stack([env.reset(self._seed_of(index)) for index, env in enumerate(envs)])
-        observation = observation.astype(policy.spec.observation_dtype)
-        pictures, running = [env.env.render() for env in envs], list(range(len(envs)))
-        self._show(pictures)
-        while running and not self._is_full():
-            if self.evaluation.should_stop():
-                raise Abandoned("the video was given up")
-            ended = []
-            for index, action in zip(running, policy.greedy(observation[running]), strict=True):
-                observation[index], _, terminated, truncated = envs[index].step(action)
-                pictures[index] = envs[index].env.render()
-                ended += [index] if terminated or truncated else []
-            running = [index for index in running if index not in ended]
-            self._show(pictures)
-
-    def _show(self, pictures: list[Any]) -> None:
+    def _show(self) -> bool:
+        """Add the pictures of now, and say whether there is room for more."""
+        pictures = [env.env.render() for env in self._envs]
         self.recorder.add(pictures[0] if len(pictures) == 1 else np.stack(pictures))
-
-    def _is_full(self) -> bool:
         most = self.recorder.max_frames
-        return most is not None and self.recorder.frames >= most
+        return most is None or self.recorder.frames < most
 
     def look(self) -> str:
         """Where the videos are, the newest by its name; the empty string where there are none."""

@@ -132,7 +132,7 @@ def test_an_episode_that_fails_costs_a_video_and_no_training(tmp_path, caplog):
     def fail():
         raise RuntimeError("the screen is gone")
 
-    hook._env(0).env.render = fail
+    hook._envs[0].env.render = fail
     experiment.trainer.train()
     assert experiment.trainer.progress.env_steps == 600
     warned = [record.getMessage() for record in caplog.records if "no video" in record.getMessage()]
