@@ -72,7 +72,8 @@ class TensorboardLogger(Logger):
         from tensorboard.compat.proto.event_pb2 import Event
         from torch.utils.tensorboard.summary import hparams
 
-        for summary in hparams(flatten(parameters), dict.fromkeys(SHOWN, 0)):
+        shown = {name: value for name, value in flatten(parameters).items() if not name.endswith("_target_")}
+        for summary in hparams(shown, dict.fromkeys(SHOWN, 0)):
             self._pending.append(Event(wall_time=time.time(), step=0, summary=summary))
 
     def _add(self, step: int, value: Any) -> None:
@@ -102,7 +103,7 @@ class TensorboardLogger(Logger):
         """What to type to look at the run."""
         beside = Path(sys.executable).with_name("tensorboard")
         program = "tensorboard" if shutil.which("tensorboard") or not beside.exists() else shlex.quote(str(beside))
-        return f"{program} --logdir {shlex.quote(str(self._files.folder))}"
+        return f"{program} --logdir {shlex.quote(str(self.folder))}"
 
     def state_dict(self) -> StateDict:
         """How much has been written, and what could not be."""
