@@ -97,7 +97,7 @@ class RecordVideo(Hook):
 
     def look(self) -> str:
         """Where the videos are, the newest by its name; the empty string where there are none."""
-        found = [] if self.recorder is None else self.recorder.folder.glob(f"{self.recorder.tag}-*.mp4")
+        found = [] if self.recorder is None else self.recorder.written()
         if not (paths := sorted(found, key=_made)):
             return ""
         newest = paths[-1].relative_to(Path.cwd()) if paths[-1].is_relative_to(Path.cwd()) else paths[-1]

@@ -1,6 +1,7 @@
 """Turns what environments show into videos, one picture after the other."""
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -110,7 +111,7 @@ class VideoRecorder:
             self.logger.log_video(self._name(key), path, step, self.fps or FPS)
 
     def _name(self, key: str) -> str:
-        return self.tag if len(self.in_keys) == 1 else f"{self.tag}_{key}"
+        return _in_files(self.tag if len(self.in_keys) == 1 else f"{self.tag}_{key}")
 
     def abandon(self) -> None:
         """Give up what is being written."""
@@ -121,9 +122,13 @@ class VideoRecorder:
     def _forget(self) -> None:
         self._writers, self._seen = {}, {}
 
+    def written(self) -> list[Path]:
+        """The complete videos of this tag, whoever recorded them."""
+        return list(self.folder.glob(f"{_in_files(self.tag)}[-_]*.mp4"))
+
     def remove_unfinished(self) -> None:
         """What a process that was killed left half written."""
-        for path in self.folder.glob(f".{self.tag}*.part"):
+        for path in self.folder.glob(f".{_in_files(self.tag)}*.part"):
             with suppress(OSError):
                 path.unlink()
 
@@ -132,6 +137,11 @@ class VideoRecorder:
 
     def load_state_dict(self, state: StateDict) -> None:
         self.count = int(state["count"])
+
+
+def _in_files(name: str) -> str:
+    """``name`` without what a file's cannot have, or begin with."""
+    return re.sub(r"[^\w\-. ]", "_", name, flags=re.ASCII).lstrip(".")[:100] or "video"
 
 
 def _has_keys(data: Any) -> bool:
