@@ -43,6 +43,7 @@ from runner.losses.cql import CQLLoss
 from runner.losses.dqn import DQNLoss, LossFunction
 from runner.networks.cnn import make_q_cnn
 from runner.networks.mlp import make_q_network
+from runner.offline_builders import make_offline_source
 from runner.policy import Policy
 from runner.schedules import Schedule, linear
 from runner.seeding import Streams, env_seed
@@ -304,6 +305,7 @@ __all__ = [
     "make_evaluation",
     "make_learner",
     "make_mixture",
+    "make_offline_source",
     "make_policy",
     "make_q_cnn",
     "make_q_network",

@@ -19,7 +19,7 @@ from runner.checkpoint.content import Content, Copies, read, take, versions, wri
 from runner.checkpoint.durable import make_folder, sync, sync_tree
 from runner.checkpoint.manifest import MANIFEST, DamagedError, describe, read_manifest, verify, write_manifest
 from runner.hook import Interval
-from runner.spec import CheckpointError, Deferred, Progress, StateDict
+from runner.spec import CheckpointError, Deferred, Progress, StateDict, place_of
 from runner.text import legible
 from runner.types import Every, PositiveInt
 
@@ -33,7 +33,7 @@ _TEMPORARY = re.compile(r"step-.*\.tmp-(\d+)-[0-9a-f]+", re.ASCII)
 
 
 class CheckpointStore:
-    """Saves and loads the checkpoints ``ckpt/step-<env_steps>`` of a run.
+    """Saves and loads the checkpoints ``ckpt/step-<env_steps>`` of a run, by updates where nothing is played.
 
     Args:
         run: the run's folder, or anything with such a ``path``; a folder even where its name ends in ``.pt``.
@@ -166,7 +166,7 @@ class CheckpointStore:
                 continue
             self._verified.add(folder.name)
             self._refused.discard(folder.name)
-            self.saved_env_steps = manifest["counters"]["env_steps"]
+            self.saved_env_steps = place_of(manifest["counters"])
             self._sequence = max(self._sequence, age.sequence)
             _warn_of_differences(folder, manifest)
             return state, manifest
@@ -192,7 +192,7 @@ class CheckpointStore:
             raise
 
     def _write(self, content: Content) -> Path:
-        name = f"step-{content.fields['counters']['env_steps']}"
+        name = f"step-{place_of(content.fields['counters'])}"
         temporary = self.folder / f"{name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             self.remove_stale()
@@ -206,7 +206,7 @@ class CheckpointStore:
             raise CheckpointError(f"no checkpoint could be written in {self.folder}: {reason}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self.saved_env_steps = content.fields["counters"]["env_steps"]
+        self.saved_env_steps = place_of(content.fields["counters"])
         logger.info("saved %s", folder)
         return folder
 
@@ -219,7 +219,7 @@ class CheckpointStore:
         write_manifest(temporary, fields)
         sync_tree(temporary)
         verify(temporary)
-        final = self._free_name(fields["counters"]["env_steps"])
+        final = self._free_name(place_of(fields["counters"]))
         os.rename(temporary, final)
         sync(self.folder)
         self._verified.add(final.name)
@@ -234,7 +234,7 @@ class CheckpointStore:
 
     def _is_same(self, folder: Path, fields: dict[str, Any]) -> bool:
         """Whether ``folder`` is a good checkpoint of this step with this very content."""
-        if folder.name.split(".")[0] != f"step-{fields['counters']['env_steps']}":
+        if folder.name.split(".")[0] != f"step-{place_of(fields['counters'])}":
             return False
         try:
             manifest = read_manifest(folder)
@@ -243,8 +243,8 @@ class CheckpointStore:
         except (DamagedError, OSError):
             return False
 
-    def _free_name(self, env_steps: int) -> Path:
-        names = (f"step-{env_steps}" + (f".r{number}" if number else "") for number in range(1000))
+    def _free_name(self, step: int) -> Path:
+        names = (f"step-{step}" + (f".r{number}" if number else "") for number in range(1000))
         return next(self.folder / name for name in names if not os.path.lexists(self.folder / name))
 
     def _prune(self, folders: list[Path]) -> None:

@@ -32,6 +32,7 @@ LAYERS = {
         "runner.builders",
         "runner.collector_builders",
         "runner.env_builders",
+        "runner.offline_builders",
         "runner.trainer_builder",
         "runner.config",
         "runner.sweeps",
