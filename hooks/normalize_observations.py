@@ -21,6 +21,7 @@ class NormalizeObservations(StatelessHook):
     Args:
         init_env_steps: random steps in an environment of their own that the statistics begin from; they do not count.
         until_env_steps: the statistics stay as they are from then on; ``None``: they never stop.
+        after_updates: take the batch once the updates on it are done, so that they see what the policy acted by.
     """
 
     def __init__(
@@ -29,8 +30,9 @@ class NormalizeObservations(StatelessHook):
         environment: Any = None,
         init_env_steps: NonNegativeInt = 0,
         until_env_steps: NonNegativeInt | None = None,
+        after_updates: bool = False,
     ) -> None:
-        self.environment = environment
+        self.environment, self.after_updates = environment, after_updates
         self.init_env_steps, self.until_env_steps = init_env_steps, until_env_steps
         self.normalizers = normalizers_of(learner)
         self._has_begun = False
@@ -43,15 +45,22 @@ class NormalizeObservations(StatelessHook):
         self._recorded: Callable[[], Iterable[torch.Tensor]] = getattr(source, "observations", tuple)
         if self.normalizers:
             trainer.register_module(name or self.default_name(), self)
-            trainer.register_op("batch_process", self)
+            if self.after_updates:
+                trainer.register_op("post_steps", self.observe)
+            else:
+                trainer.register_op("batch_process", self)
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
+        self.observe(batch)
+        return batch
+
+    def observe(self, batch: TensorDictBase) -> None:
+        """Take a batch into the statistics, unless they are to stay as they are."""
         if self.until_env_steps is not None and self.progress.env_steps > self.until_env_steps:
-            return batch
+            return
         if not self._has_begun:
             self._begin()
         self._observe(played(batch, OBSERVATION, self.default_name()))
-        return batch
 
     def _begin(self) -> None:
         self._has_begun = True

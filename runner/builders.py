@@ -41,6 +41,7 @@ from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, Tri
 from runner.losses.bc import BCLoss
 from runner.losses.cql import CQLLoss
 from runner.losses.dqn import DQNLoss, LossFunction
+from runner.networks.actor_critic import make_actor_critic
 from runner.networks.cnn import make_q_cnn
 from runner.networks.mlp import make_q_network
 from runner.offline_builders import make_offline_source
@@ -65,8 +66,13 @@ from runner.types import (
 def make_policy(
     networks: Mapping[str, nn.Module], spec: EnvSpec, exploration: Exploration | None = None, device: str = "cpu"
 ) -> Policy:
-    """A policy that acts by the first of ``networks``."""
-    return Policy(next(iter(networks.values())), spec, exploration, device=device)
+    """A policy that acts by the network called ``policy``, or else by the first."""
+    return Policy(acting_network(networks), spec, exploration, device=device)
+
+
+def acting_network(networks: Mapping[str, nn.Module]) -> nn.Module:
+    """The one that chooses actions."""
+    return networks.get("policy") or next(iter(networks.values()))
 
 
 def make_replay_buffer(
@@ -261,7 +267,7 @@ def make_learner(
         for name, model in networks.items()
     }
     optimization = Optimization(
-        optimizer([parameter for model in networks.values() for parameter in model.parameters()]),
+        optimizer(_parameters(networks)),
         every=update_every,
         schedule=scheduler,
         clip=Clip(clip, clip_by) if clip else None,
@@ -270,6 +276,11 @@ def make_learner(
         targets=[wrapped[name].target for name in followed],
     )
     return Learner({DEFAULT_MODULE: Module(wrapped, loss, (optimization,))}, progress, compile)
+
+
+def _parameters(networks: Mapping[str, nn.Module]) -> list[nn.Parameter]:
+    """Those of all networks, each once, however many share it."""
+    return list(dict.fromkeys(parameter for model in networks.values() for parameter in model.parameters()))
 
 
 def make_evaluation(
@@ -296,6 +307,7 @@ __all__ = [
     "SyncCollector",
     "correct_for_frame_skip",
     "get_stats_random_rollout",
+    "make_actor_critic",
     "make_bc_loss",
     "make_collector_offpolicy",
     "make_collector_onpolicy",
