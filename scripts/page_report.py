@@ -57,7 +57,7 @@ NAMES = {
     "get_logger": "logger",
     "generate_exp_name": "hydra.run.dir",
     "VideoRecorder": "hooks",
-    "TensorDictRecorder": "hooks",
+    "TensorDictRecorder": "hooks=[default,record_tensordict]",
     "PixelRenderTransform": "env",
 }
 """Every name of the page, and of the hooks it has got since, with the keys by which it is reached."""

@@ -29,6 +29,7 @@ from runner.spec import CheckpointError, Deferred, EnvSpec, HooklineError, State
 PENDING_BYTES = 2**18
 """Of one column that are collected in memory before they are written."""
 _PART_BYTES = 2**22
+_NO_ROOM = "there is no room for the rows of the dataset"
 
 
 class _Column:
@@ -95,7 +96,7 @@ class DatasetWriter:
         self.about: dict[str, Any] = dict(about or {})
         self.rows = 0
         self._columns: dict[NestedKey, _Column] = {}
-        self._is_closed = False
+        self._is_open = self._is_closed = False
 
     def append(self, rows: Mapping[NestedKey, Tensor]) -> None:
         """Write rows ``[R, ...]`` of every entry; the first ones say which entries, types and shapes there are.
@@ -108,14 +109,14 @@ class DatasetWriter:
         try:
             if not self._columns:
                 self._begin(arrays)
-            elif self._is_closed:
-                self._announce()
+            elif not self._is_open:
+                self._open()
             count = self._check(arrays)
             for key, array in arrays.items():
                 self._columns[key].append(array.view(torch.uint8).numpy().tobytes() if array.numel() else b"")
             self.rows += count
         except (JournalError, OSError) as error:
-            raise HooklineError(f"there is no room for the rows of the dataset: {error}") from error
+            raise HooklineError(f"{_NO_ROOM}: {error}") from error
 
     def _begin(self, rows: Mapping[NestedKey, Tensor]) -> None:
         fields = {key: Field(str(row.dtype).removeprefix("torch."), tuple(row.shape[1:])) for key, row in rows.items()}
@@ -125,18 +126,23 @@ class DatasetWriter:
         paths = {key: file_of(name_of_field(key)) for key in fields}
         self.path.mkdir(parents=True, exist_ok=True)
         self._columns = {key: _Column(self._folder() / paths[key], field, True) for key, field in fields.items()}
-        self._announce()
+        self._open()
 
     def _folder(self) -> Path:
         if self.path.is_symlink() or not self.path.is_dir():
             raise JournalError(self.path, "is not a folder")
         return self.path
 
-    def _announce(self) -> None:
-        """Say in the header that the files are being written."""
+    def _open(self) -> None:
+        """Forget what the files hold besides the rows so far, and say in the header that they are being written."""
+        self._cut()
         fields = {name_of_field(key): Field(one.field.dtype, one.field.shape) for key, one in self._columns.items()}
         Header(self.spec, self.about, fields, None).write(self._folder())
-        self._is_closed = False
+        self._is_open, self._is_closed = True, False
+
+    def _cut(self) -> None:
+        for column in self._columns.values():
+            column.cut(self.rows * column.field.nbytes)
 
     def _check(self, rows: Mapping[NestedKey, Tensor]) -> int:
         counts = {len(row) for row in rows.values()}
@@ -149,28 +155,30 @@ class DatasetWriter:
         return counts.pop()
 
     def state_dict(self) -> StateDict:
-        for column in self._columns.values():
-            column.flush()
-        return {"rows": self.rows, "about": dict(self.about), "fields": Deferred(partial(self._commit, self.rows))}
+        try:
+            for column in self._columns.values():
+                column.flush()
+        except JournalError as error:
+            raise HooklineError(f"{_NO_ROOM}: {error}") from error
+        fields = Deferred(partial(self._commit, self.rows, dict(self._columns)))
+        return {"rows": self.rows, "about": dict(self.about), "fields": fields}
 
-    def _commit(self, rows: int) -> StateDict:
+    def _commit(self, rows: int, columns: Mapping[NestedKey, _Column]) -> StateDict:
         """Bring the first ``rows`` rows to the disk; by a checkpoint's writer, while others are added."""
-        if self._columns:
+        if columns:
             for folder in (self.path, self.path.parent):
                 sync_names(folder)
-        return {
-            name_of_field(key): _entry(column.commit(rows * column.field.nbytes))
-            for key, column in self._columns.items()
-        }
+        return {name_of_field(key): _entry(one.commit(rows * one.field.nbytes)) for key, one in columns.items()}
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Cut the files back to the rows that there were.
+        """Go on behind the rows that there were; the files are cut back to them once there are others.
 
         Raises:
             CheckpointError: where the files do not hold what they held then.
         """
         fields = state["fields"].work() if isinstance(state["fields"], Deferred) else state["fields"]
         self.rows, self.about, self._columns = 0, dict(state["about"]), {}
+        self._is_open = self._is_closed = False
         if not fields:
             return
         try:
@@ -179,30 +187,29 @@ class DatasetWriter:
             raise CheckpointError(f"the rows of its dataset cannot be used: {error}") from error
 
     def _go_on(self, rows: int, fields: Mapping[str, Field]) -> None:
-        if not (type(rows) is int and 0 < rows < MAX_ROWS):
+        if not (type(rows) is int and 0 <= rows < MAX_ROWS):
             raise ValueError(f"{rows!r:.40} is no number of rows")
         folder = self._folder()
         columns = {key_of_field(name): _Column(folder / file_of(name), field, False) for name, field in fields.items()}
         for column in columns.values():
             column.verify(rows * column.field.nbytes)
-        for column in columns.values():
-            column.cut(rows * column.field.nbytes)
         self.rows, self._columns = rows, columns
-        self._announce()
 
     def close(self) -> None:
         """Bring every row to the disk, and say in the header how many there are and what their digests are."""
         if self._is_closed or not self._columns:
             return
+        was_open, self._is_open, self._is_closed = self._is_open, False, True  # this is tried once
         try:
+            if not was_open:
+                self._cut()
             for column in self._columns.values():
                 column.flush()
             columns = self._columns.items()
             fields = {name_of_field(key): one.commit(self.rows * one.field.nbytes) for key, one in columns}
             Header(self.spec, self.about, fields, self.rows).write(self._folder())
         except (JournalError, OSError) as error:
-            raise HooklineError(f"there is no room for the rows of the dataset: {error}") from error
-        self._is_closed = True
+            raise HooklineError(f"{_NO_ROOM}: {error}") from error
 
 
 def _entry(field: Field) -> StateDict:

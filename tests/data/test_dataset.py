@@ -120,6 +120,19 @@ def test_a_dataset_whose_writer_was_killed_is_read_as_far_as_it_goes(tmp_path, c
     assert "was not closed" in caplog.text
 
 
+def test_looking_at_a_state_changes_no_file_and_closing_then_cuts_them_back(tmp_path):
+    written(tmp_path / "through", 4)
+    state = saved(writer := written(tmp_path / "other", 4, close=False))
+    writer.append(rows(4, 3))
+    writer.close()
+    before = content(tmp_path / "other")
+    other = DatasetWriter(tmp_path / "other", SPEC)
+    other.load_state_dict(state)
+    assert content(tmp_path / "other") == before
+    other.close()
+    assert content(tmp_path / "other") == content(tmp_path / "through")
+
+
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_checkpoint_whose_rows_are_not_there_any_more_is_refused(tmp_path, damage):
     state = saved(written(tmp_path, 4, close=False))

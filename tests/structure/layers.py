@@ -33,6 +33,7 @@ LAYERS = {
         "runner.collector_builders",
         "runner.env_builders",
         "runner.offline_builders",
+        "runner.record_builders",
         "runner.trainer_builder",
         "runner.config",
         "runner.sweeps",
