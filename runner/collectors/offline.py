@@ -22,7 +22,8 @@ class OfflineCollector:
     def __init__(self, environment: Any, progress: Progress | None = None) -> None:
         self.environment = environment
         self.progress = progress or Progress(frame_skip=environment.spec.frame_skip)
-        self.batch: TensorDictBase = Arrays.allocate(0, environment.num_envs, environment.spec).as_batch()
+        one_step = Arrays.allocate(1, environment.num_envs, environment.spec).as_batch()
+        self.batch: TensorDictBase = one_step[:, :0]  # with every entry of a batch that was played
 
     @property
     def progress(self) -> Progress:

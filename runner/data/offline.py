@@ -1,7 +1,7 @@
 """Recorded transitions as a source of sub-batches: what is played, if anything, does not go in."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from runner.returns import n_step as sum_n_steps
 from runner.spec import (
     ACTION,
     ACTION_MASK,
+    NEXT_ACTION_MASK,
     NEXT_DONE,
     NEXT_OBSERVATION,
     NEXT_REWARD,
@@ -73,14 +74,14 @@ class OfflineSource:
     ) -> None:
         if not len(dataset):
             raise DatasetError(dataset.path, "it has no rows, so there is nothing to learn from")
-        if n_step > 1 and dataset.about.get("skip", 1) not in (0, 1, None):
-            raise DatasetError(dataset.path, f"it skips steps, so {n_step} rewards in a row cannot be summed: n_step=1")
         self.dataset, self.generator, self.device = dataset, generator, device
         self.batch_size, self.n, self.gamma = batch_size, n_step, gamma
-        self._optim_steps, self._num_envs = optim_steps, _number_of_environments(dataset)
-        optional = [key for key in (ACTION_MASK,) if key in dataset.keys]
+        self._optim_steps = optim_steps
+        self._num_envs, self._oldest = _order_of(dataset) if n_step > 1 else (1, 0)
+        optional = [key for key in (ACTION_MASK, NEXT_ACTION_MASK) if key in dataset.keys]
         self._keys = (*KEYS, *optional)
-        self._columns = {key: dataset.tensor(key) for key in (*self._keys, *([NEXT_DONE] if n_step > 1 else []))}
+        of_windows = [NEXT_DONE, *({TRAJ_IDS} & set(dataset.keys))] if n_step > 1 else []
+        self._columns = {key: dataset.tensor(key) for key in (*self._keys, *of_windows)}
         self._arrays = {key: column.numpy() for key, column in self._columns.items()}
         self._rows: dict[NestedKey, Tensor] = {}
         self._sub_batch: TensorDict | None = None
@@ -117,7 +118,7 @@ class OfflineSource:
             self._sub_batch.set(key, rows)
         return self._sub_batch
 
-    def _gather(self, indices: Tensor, keys: tuple[NestedKey, ...]) -> None:
+    def _gather(self, indices: Tensor, keys: Iterable[NestedKey]) -> None:
         for key in keys:
             if self.device == "cpu":
                 self._arrays[key].take(indices.numpy(), axis=0, out=self._rows[key].numpy(), mode="clip")
@@ -127,17 +128,18 @@ class OfflineSource:
     def _gather_n_step(self, indices: Tensor) -> None:
         reward, done = self._columns[NEXT_REWARD], self._columns[NEXT_DONE]
         window = sum_n_steps(reward, done, self._windows(indices), self.n, self.gamma)
-        self._gather(indices, tuple(key for key in self._keys if isinstance(key, str)))
-        self._gather(window.last, (NEXT_OBSERVATION, NEXT_TERMINATED))
+        self._gather(indices, [key for key in self._keys if isinstance(key, str)])
+        self._gather(window.last, [key for key in self._keys if not isinstance(key, str) and key != NEXT_REWARD])
         self._rows[NEXT_REWARD].copy_(window.reward)
         self._rows[NEXT_STEPS].copy_(window.steps)
 
     def _windows(self, indices: Tensor) -> Tensor:
-        """The rows ``[B, n]`` of an environment from ``indices`` on; -1 behind its last, or in another trajectory."""
-        rows = indices[:, None] + self._num_envs * torch.arange(self.n)
-        goes_on = rows < len(self.dataset)
-        if TRAJ_IDS in self.dataset.keys:
-            found = self.dataset.tensor(TRAJ_IDS)[rows.clamp(max=len(self.dataset) - 1)]
+        """The rows ``[B, n]`` of an environment from ``indices`` on; -1 behind its newest, or in another trajectory."""
+        size, ahead = len(self.dataset), self._num_envs * torch.arange(self.n)
+        rows = (indices[:, None] + ahead) % size
+        goes_on = (indices[:, None] - self._oldest) % size + ahead < size
+        if TRAJ_IDS in self._columns:
+            found = self._columns[TRAJ_IDS][rows]
             goes_on &= torch.cumsum(found != found[:, :1], dim=1) == 0
         return torch.where(goes_on, rows, -1)
 
@@ -165,20 +167,24 @@ class OfflineSource:
         return digest.hexdigest()
 
 
-def _number_of_environments(dataset: Dataset) -> int:
-    number = dataset.about.get("num_envs", 1)
-    if type(number) is not int or number < 1:
-        raise DatasetError(dataset.path, f"{number!r:.40} is no number of environments")
-    return number
+def _order_of(dataset: Dataset) -> tuple[int, int]:
+    """How many rows lie between two of one environment, and which row came first; the others follow it in a ring."""
+    num_envs, oldest = dataset.about.get("num_envs"), dataset.about.get("oldest", 0)
+    if dataset.about.get("skip", 1) != 1 or not (type(num_envs) is int and num_envs > 0):
+        raise DatasetError(dataset.path, "it does not hold every step, each so far from the next: source.n_step=1")
+    if type(oldest) is not int or not 0 <= oldest < len(dataset):
+        raise DatasetError(dataset.path, f"{oldest!r:.40} is none of its rows")
+    return num_envs, oldest
 
 
 def check_spec(dataset: Dataset, spec: EnvSpec) -> None:
     """Raise ``DatasetError`` unless the rows can be of the environment that ``spec`` describes."""
     own = describe_spec(spec)
-    recorded, id = dataset.spec, dataset.spec.get("id", "another environment")
     for name in COMPARED:
-        if name in recorded and recorded[name] != own[name]:
-            words = f"it was recorded in {id} with {name} = {recorded[name]}; {spec.id} has {own[name]}"
+        recorded = dataset.spec.get(name)
+        if recorded is not None and recorded != own[name]:
+            id = dataset.spec.get("id") or "another environment"
+            words = f"it was recorded in {id} with {name} = {recorded}; {spec.id} has {own[name]}"
             raise DatasetError(dataset.path, words)
     _check_columns(dataset, spec)
 
