@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -151,13 +152,14 @@ class OfflineSource:
         yield from self._columns[OBSERVATION].split(ROWS_OF_A_PART)
 
     def state_dict(self) -> StateDict:
-        return {"generator": self.generator.get_state(), "rows": len(self.dataset), "digest": self._digest()}
+        return {"generator": self.generator.get_state(), "rows": len(self.dataset), "digest": self._digest}
 
     def load_state_dict(self, state: StateDict) -> None:
-        if (state["rows"], state["digest"]) != (len(self.dataset), self._digest()):
+        if (state["rows"], state["digest"]) != (len(self.dataset), self._digest):
             raise CheckpointError(f"dataset {self.dataset.path} is not the one it has learnt from: the rows are others")
         self.generator.set_state(state["generator"])
 
+    @cached_property
     def _digest(self) -> str:
         """SHA-256 of rows here and there, which tells other data from these."""
         step = max(len(self.dataset) // ROWS_OF_A_DIGEST, 1)
