@@ -1,11 +1,9 @@
 """Sources of recorded transitions, made from a path."""
 
-from pathlib import Path
-
 import torch
 
-from runner.data.dataset import Dataset
 from runner.data.offline import OfflineSource, check_spec
+from runner.dataset_builders import open_dataset
 from runner.spec import EnvSpec
 from runner.types import Discount, PositiveInt
 
@@ -24,13 +22,13 @@ def make_offline_source(
 
     Args:
         spec: of the environment that the data has to be of.
-        path: a dataset's folder.
+        path: a dataset's folder, or that of a run that has recorded one or whose checkpoint holds a replay buffer.
         n_step, gamma: rewards that are summed, discounted by ``gamma``, before a transition bootstraps.
 
     Raises:
         DatasetError: in one line, where there is no such data, or it is of another kind of environment.
     """
-    dataset = Dataset(Path(path))
+    dataset = open_dataset(path)
     check_spec(dataset, spec)
     return OfflineSource(
         dataset,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from runner.checkpoint.manifest import parse_json, read_small
 from runner.checkpoint.rows import Tensors
+from runner.spec import CheckpointError
 
 
 class Backend(Protocol):
@@ -165,3 +166,13 @@ def _check_entry(folder: Path, name: str, entry: dict[str, Any], size: int) -> N
 
 
 BACKENDS: dict[str, Backend] = {"torchsnapshot": TorchSnapshotBackend(), "torch": TorchBackend()}
+DEFAULT_BACKEND = "torchsnapshot"
+
+
+def choose_backend(given: str | None) -> str:
+    """The backend that was asked for, here or by ``CKPT_BACKEND``, else the default one."""
+    backend = given or os.environ.get("CKPT_BACKEND") or DEFAULT_BACKEND
+    if backend not in BACKENDS:
+        choices = " or ".join(BACKENDS)
+        raise CheckpointError(f"CKPT_BACKEND={backend}: there is no such backend; choose {choices}")
+    return backend

@@ -98,6 +98,7 @@ def summarize(config: Config, experiment: Experiment, run: RunFolder, status: st
     lines += [
         f"trained     {_how_much(progress)}",
         *_restarts(experiment),
+        *_best(experiment),
         f"folder      {path}  (metrics.csv, run.json, run.log, ckpt/)",
         f"{go_on(config, run.path)}{more}",
     ]
@@ -129,6 +130,19 @@ def _longer(config: Config, experiment: Experiment) -> str:
     if experiment.trainer.stop_reason == "stop_after.updates" and config["total_frames"] is None:
         return f" stop_after.updates={2 * int(config['stop_after']['updates'])}"
     return ""
+
+
+def _best(experiment: Experiment) -> list[str]:
+    """Where the best evaluated weights are, where they are to be kept."""
+    store = experiment.trainer.checkpoint
+    if store is None or not store.best.keep:
+        return []
+    best = store.find_best()
+    if best is None:
+        return [f"best        none: {store.best.metric} was not logged while it could be saved"]
+    where = "update" if experiment.trainer.progress.axis == "updates" else "env step"
+    place = shlex.quote(str(shown(best.folder)))
+    return [f"best        {store.best.metric} {best.value:.1f} at {where} {best.env_steps:,}: resume={place} takes it"]
 
 
 def go_on(config: Config, folder: Path) -> str:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from tensordict.utils import NestedKey
 
+from runner.data.journal import sync_names
 from runner.spec import EnvSpec
 from runner.text import legible, strict_json
 
@@ -185,12 +186,3 @@ def _sealed(content: Mapping[str, Any]) -> bytes:
     """The one way to write these fields, ending in a digest of all others."""
     raw = json.dumps(content, sort_keys=True, allow_nan=False).encode()
     return raw[:-1] + f', "digest": "{hashlib.sha256(raw).hexdigest()}"}}\n'.encode()
-
-
-def sync_names(folder: Path) -> None:
-    """Push a folder's list of names to the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

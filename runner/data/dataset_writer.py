@@ -21,9 +21,8 @@ from runner.data.dataset_header import (
     key_of_field,
     name_of_field,
     read_field,
-    sync_names,
 )
-from runner.data.journal import Journal, JournalError
+from runner.data.journal import Journal, JournalError, sync_names
 from runner.spec import CheckpointError, Deferred, EnvSpec, HooklineError, StateDict
 
 PENDING_BYTES = 2**18

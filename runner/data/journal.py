@@ -122,3 +122,12 @@ def _open(path: Path, is_new: bool) -> int:
     if is_new:
         os.ftruncate(descriptor, 0)
     return descriptor
+
+
+def sync_names(folder: Path) -> None:
+    """Push a folder's list of names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

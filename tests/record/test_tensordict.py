@@ -6,8 +6,8 @@ import torch
 from tensordict import TensorDict
 
 from runner.data.dataset import Dataset, DatasetWriter
+from runner.dataset_builders import make_tensordict_recorder
 from runner.record.tensordict import TRANSITION, TensorDictRecorder
-from runner.record_builders import make_tensordict_recorder
 from runner.spec import MASK, TRAJ_IDS, ConfigError, EnvSpec
 
 SPEC = EnvSpec("Toy-v0", (), np.dtype(np.int64), (), np.dtype(np.int64), num_actions=2)

@@ -8,6 +8,7 @@ from tests.structure.sources import Import, Source, imports_of
 LAYERS = {
     0: ("runner.types", "runner.text", "runner.spec"),
     1: (
+        "runner.batch_source",
         "runner.returns",
         "runner.schedules",
         "runner.seeding",
@@ -32,8 +33,8 @@ LAYERS = {
         "runner.builders",
         "runner.collector_builders",
         "runner.env_builders",
+        "runner.dataset_builders",
         "runner.offline_builders",
-        "runner.record_builders",
         "runner.trainer_builder",
         "runner.config",
         "runner.sweeps",
