@@ -16,6 +16,8 @@ NEEDED = {
     ("collector", "offline"): ["stop_after.updates=9", *OFFLINE],
     ("source", "offline"): ["collector=offline", "stop_after.updates=9", *OFFLINE],
     ("algo", "cql"): ["source.path=."],
+    ("algo", "bc"): ["source.path=."],
+    ("loss", "bc"): ["algo=bc", "source.path=."],
     ("env", "gym"): ["env.id=Pendulum-v1"],
     ("scheduler", "piecewise"): ["scheduler.points=[[0,1e-3],[9,1e-4]]"],
     ("collector", "sync"): ["env.num_envs=2"],
