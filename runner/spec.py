@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -118,6 +118,20 @@ class Progress:
             if type(state[name]) not in (int, float) or not 0 <= state[name] < LARGEST_COUNT:
                 raise ValueError(f"{name} = {state[name]!r:.40} is no count")
             setattr(self, name, state[name])
+
+
+class Stage(NamedTuple):
+    """Terms of a loss that one optimizer minimizes, over the networks that they move.
+
+    Args:
+        targets: the networks whose targets follow after each step of this stage; its own ones if not given.
+        every: how often it has its turn, in updates; see ``learner.optimizations`` for other numbers.
+    """
+
+    terms: tuple[str, ...]
+    networks: tuple[str, ...]
+    targets: tuple[str, ...] | None = None
+    every: int = 1
 
 
 def as_key(path: str | Sequence[str]) -> NestedKey:

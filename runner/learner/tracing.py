@@ -199,7 +199,8 @@ class Holder(nn.Module):
 
     def __init__(self, networks: Sequence[nn.Module], evaluate: Evaluate) -> None:
         super().__init__()
-        self.networks = nn.ModuleList(networks)
+        # Each once: of a module there twice, functional_call would leave the parameters it has lent, not its own.
+        self.networks = nn.ModuleList(dict.fromkeys(networks))
         self._evaluate = evaluate
 
     def forward(self, batch: TensorDictBase) -> TensorDictBase:

@@ -54,7 +54,7 @@ EXCEPTIONS = {
     ("scripts", "scripts.benchmark"),  # scripts/bench.py is its command line
 }
 
-PARENT_LOSSES: dict[str, str] = {}
+PARENT_LOSSES: dict[str, str] = {"runner.losses.sac": "runner.losses.td3"}
 """A loss that builds on another one: the module's name, and that of its one parent."""
 
 ONLY_IN = {"hydra": ("runner.config", "runner.sweeps"), "omegaconf": ("runner.config", "runner.sweeps")}
