@@ -19,6 +19,7 @@ class NormalizeObservations(StatelessHook):
     Args:
         init_env_steps: random steps in an environment of their own that the statistics begin from; they do not count.
         until_env_steps: the statistics stay as they are from then on; ``None``: they never stop.
+        after_updates: take the batch once the updates on it are done, so that they see what the policy acted by.
     """
 
     def __init__(
@@ -27,8 +28,9 @@ class NormalizeObservations(StatelessHook):
         environment: Any = None,
         init_env_steps: NonNegativeInt = 0,
         until_env_steps: NonNegativeInt | None = None,
+        after_updates: bool = False,
     ) -> None:
-        self.environment = environment
+        self.environment, self.after_updates = environment, after_updates
         self.init_env_steps, self.until_env_steps = init_env_steps, until_env_steps
         self.normalizers = normalizers_of(learner)
         if init_env_steps and self.normalizers and environment is None:
@@ -38,15 +40,22 @@ class NormalizeObservations(StatelessHook):
         self.progress = trainer.progress
         if self.normalizers:
             trainer.register_module(name or self.default_name(), self)
-            trainer.register_op("batch_process", self)
+            if self.after_updates:
+                trainer.register_op("post_steps", self.observe)
+            else:
+                trainer.register_op("batch_process", self)
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
+        self.observe(batch)
+        return batch
+
+    def observe(self, batch: TensorDictBase) -> None:
+        """Take a batch into the statistics, unless they are to stay as they are."""
         if self.until_env_steps is not None and self.progress.env_steps > self.until_env_steps:
-            return batch
+            return
         if self.init_env_steps and not self.normalizers[0].count:
             self._observe(torch.from_numpy(self.environment.random_observations(self.init_env_steps)))
         self._observe(played(batch, OBSERVATION, self.default_name()))
-        return batch
 
     def _observe(self, observations: torch.Tensor) -> None:
         for normalizer in self.normalizers:

@@ -38,6 +38,7 @@ from runner.learner.learner import DEFAULT_MODULE, Learner, Loss, Module
 from runner.learner.staged import Rules, make_optimizations
 from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, TrivialTarget
 from runner.losses.dqn import DQNLoss, LossFunction
+from runner.networks.actor_critic import make_actor_critic
 from runner.networks.cnn import make_q_cnn
 from runner.networks.mlp import make_q_network
 from runner.policy import Policy
@@ -61,8 +62,13 @@ from runner.types import (
 def make_policy(
     networks: Mapping[str, nn.Module], spec: EnvSpec, exploration: Exploration | None = None, device: str = "cpu"
 ) -> Policy:
-    """A policy that acts by the first of ``networks``."""
-    return Policy(next(iter(networks.values())), spec, exploration, device=device)
+    """A policy that acts by the network called ``policy``, or else by the first."""
+    return Policy(acting_network(networks), spec, exploration, device=device)
+
+
+def acting_network(networks: Mapping[str, nn.Module]) -> nn.Module:
+    """The one that chooses actions."""
+    return networks.get("policy") or next(iter(networks.values()))
 
 
 def make_replay_buffer(
@@ -275,6 +281,7 @@ __all__ = [
     "SyncCollector",
     "correct_for_frame_skip",
     "get_stats_random_rollout",
+    "make_actor_critic",
     "make_collector_offpolicy",
     "make_collector_onpolicy",
     "make_dqn_loss",

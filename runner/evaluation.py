@@ -75,11 +75,14 @@ def play(policy: Actor, envs: list[Any], seeds: list[int], should_stop: Callable
     dtype = policy.spec.observation_dtype
     observation = np.stack([env.reset(seed) for env, seed in zip(envs, seeds, strict=True)]).astype(dtype)
     returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
+    memory = np.zeros((len(envs), policy.extra.memory), np.float32)
     running = list(range(len(envs)))
     while running:
         if should_stop():
             raise Abandoned("the evaluation was given up")
-        actions = policy.greedy(observation[running])
+        remembered, mask = memory[running], None
+        actions = policy.greedy(observation[running], remembered, mask)
+        memory[running] = remembered
         still_running = []
         for index, action in zip(running, actions, strict=True):
             observation[index], reward, terminated, truncated = envs[index].step(action)

@@ -21,6 +21,8 @@ POLICY_OUTPUT = "policy_output"
 """What the network of the policy that took the action said; see ``runner.distributions``."""
 STATE_VALUE = "state_value"
 ADVANTAGE = "advantage"
+KL = "kl"
+"""How far the policy is from the one that took the action, by that action."""
 VALUE_TARGET = "value_target"
 MASK = ("collector", "mask")
 """Which rows of a batch were really played; absent where all were."""
@@ -39,6 +41,7 @@ NEXT_STEPS = ("next", "steps")
 """How many rewards an n-step transition sums; absent for one-step transitions."""
 TRAJ_IDS = ("collector", "traj_ids")
 """Which trajectory a step is of, where the rows of a batch are not each one environment's; ``int64``."""
+NEXT_ACTION_MASK = ("next", "action_mask")
 NEXT_EPISODE_RETURN = ("next", "episode_return")
 NEXT_EPISODE_LENGTH = ("next", "episode_length")
 
@@ -69,6 +72,7 @@ class EnvSpec:
 
     ``num_actions`` counts discrete actions; it is ``None`` where actions are vectors in ``[action_low, action_high]``.
     ``observation_high`` is the largest value of observations that are whole numbers, 255 for images.
+    ``has_action_mask``: it says before each step which actions can be taken.
     """
 
     id: str
@@ -83,6 +87,7 @@ class EnvSpec:
     max_episode_steps: int | None = None
     reward_threshold: float | None = None
     observation_high: float | None = None
+    has_action_mask: bool = False
 
 
 @dataclass
@@ -178,12 +183,39 @@ class Collector(Stateful, Protocol):
     def shutdown(self) -> None: ...
 
 
+class Extra(NamedTuple):
+    """How many numbers a policy adds to each step: noise that it takes, outputs it records, and what it remembers."""
+
+    noise: int = 0
+    outputs: int = 0
+    memory: int = 0
+
+
+NO_EXTRA = Extra()
+
+
 class Exploration(Stateful, Protocol):
-    """Randomness added to a policy while it collects."""
+    """Randomness added to a policy while it collects; see ``runner.exploration``.
+
+    ``records``: what the network says is kept with each step, for losses that ask how likely an action was.
+    """
+
+    records: bool
+    noise_size: int
 
     def plan(self, shape: tuple[int, int], env_steps: int, init_random_frames: int) -> Any: ...
 
+    def explore(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray: ...
+
     def metrics(self, env_steps: int) -> Mapping[str, float]: ...
+
+
+class Acting(Protocol):
+    """A policy that plays one batch: called with the observations of each step in turn, and told when it is over."""
+
+    def __call__(self, observation: np.ndarray, t: int) -> list[Any]: ...
+
+    def finish(self) -> None: ...
 
 
 class Actor(Stateful, Protocol):
@@ -192,9 +224,20 @@ class Actor(Stateful, Protocol):
     spec: EnvSpec
     exploration: Exploration | None
 
-    def greedy(self, observation: np.ndarray) -> list[Any]: ...
+    @property
+    def extra(self) -> Extra: ...
 
-    def copy(self, device: str | None = None) -> "Actor": ...
+    def begin(self, arrays: Any, planned: Any, memory: np.ndarray) -> Acting: ...
+
+    def greedy(
+        self, observation: np.ndarray, memory: np.ndarray | None = None, mask: np.ndarray | None = None
+    ) -> list[Any]: ...
+
+    def played(self, actions: np.ndarray) -> list[Any]: ...
+
+    def describe(self, batch: TensorDictBase) -> None: ...
+
+    def copy(self, device: str | None = None, explores: bool = False) -> "Actor": ...
 
     def tensors(self) -> list[Tensor]: ...
 

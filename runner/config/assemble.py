@@ -7,13 +7,14 @@ from typing import Any
 from torch import nn
 
 from hooks.normalize_observations import normalizers_of
-from runner.builders import make_policy, make_trainer
+from runner.builders import acting_network, make_policy, make_trainer
 from runner.config.build import Builder
 from runner.envs.vector import Environment
 from runner.evaluation import Evaluation
 from runner.hook import TrainerHookBase
 from runner.learner.learner import ModuleLoss
 from runner.metrics import Metrics
+from runner.policy import distribution_of
 from runner.seeding import Streams
 from runner.spec import ConfigError, DataSource, Progress
 from runner.trainer import Trainer
@@ -95,6 +96,7 @@ def _build_acting(config: Config, builder: Builder, streams: Streams) -> Environ
     runtime["networks"] = builder.build(config["network"])
     for network in runtime["networks"].values():
         network.to(config["device"])
+    runtime["distribution"] = distribution_of(acting_network(runtime["networks"]), environment.spec)
     exploration = builder.build(config["exploration"], generator=streams.numpy("exploration"))
     runtime["policy"] = make_policy(runtime["networks"], environment.spec, exploration, config["device"])
     runtime["collector"] = builder.build(config["collector"])

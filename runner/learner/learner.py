@@ -359,8 +359,9 @@ def _loss_metrics(losses: TensorDictBase) -> dict[str, Tensor]:
 
 
 def _all_networks(module: Module) -> list[nn.Module]:
-    """The networks of a module and their targets."""
-    return [part for network in module.networks.values() for part in (network.model, network.target.model)]
+    """The networks of a module and their targets, each once."""
+    parts = [part for network in module.networks.values() for part in (network.model, network.target.model)]
+    return list(dict.fromkeys(parts))
 
 
 def _callables(networks: Mapping[str, Approximation]) -> dict[str, Callable[..., Any]]:

@@ -84,8 +84,8 @@ def _make(
     options: OptimizationOptions,
     followed: Sequence[str],
 ) -> Optimization:
-    moved = [parameter for network in stage.networks for parameter in networks[network].model.parameters()]
-    optimizer = rules.optimizer(moved)
+    parameters = (parameter for network in stage.networks for parameter in networks[network].model.parameters())
+    optimizer = rules.optimizer(list(dict.fromkeys(parameters)))  # each once, however many networks share it
     for group in optimizer.param_groups if options.get("lr") else ():
         group["lr"] = options["lr"]
     clip = options.get("clip") or rules.clip

@@ -20,13 +20,21 @@ NEEDED = {
 }
 
 
+def needed(group, choice):
+    """What else has to be chosen: tuned values go with their algorithm and environment."""
+    if group == "tuned":
+        algo, env = choice.split("/")
+        return [f"algo={algo}", f"env={env}"]
+    return NEEDED.get((group, choice), [])
+
+
 def test_there_are_choices():
     assert len(CHOICES) > 20
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=lambda part: part)
 def test_a_choice_composes_and_is_valid(group, choice):
-    found = check(parse_arguments([f"{group}={choice}", *NEEDED.get((group, choice), [])]))
+    found = check(parse_arguments([f"{group}={choice}", *needed(group, choice)]))
     assert choice in (found.choices[group], *found.choices[group]) or found.choices[group] == choice
 
 

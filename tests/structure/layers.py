@@ -26,7 +26,7 @@ LAYERS = {
         "runner.checkpoint",
         "runner.runs",
     ),
-    3: ("runner.losses", "runner.learner", "hooks"),
+    3: ("runner.losses", "runner.learner", "runner.estimators", "hooks"),
     4: ("runner.policy", "runner.collectors", "runner.evaluation", "runner.trainer"),
     5: (
         "runner.builders",

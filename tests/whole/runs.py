@@ -8,18 +8,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from runner.builders import acting_network
 from runner.checkpoint.store import CheckpointStore
 from runner.config.arguments import parse_arguments
 from runner.config.assemble import Experiment, assemble
 from runner.config.check import check
 from runner.runs import RunFolder
 
-SHORT = (
-    "total_frames=3000", "source.warmup=300", "source.capacity=1000", "source.batch_size=32", "network.hidden=[16,16]",
-    "collector.frames_per_batch=10", "evaluation.every.env_steps=1000", "evaluation.episodes=2",
+OFF_POLICY = (
+    "source.warmup=300", "source.capacity=1000", "source.batch_size=32", "collector.frames_per_batch=10",
+)  # fmt: skip
+ON_POLICY = (
+    "algo=ppo", "env.num_envs=2", "collector.frames_per_batch=20", "source.batch_size=10", "source.epochs=2",
+)  # fmt: skip
+ANY = (
+    "total_frames=3000", "network.hidden=[16,16]", "evaluation.every.env_steps=1000", "evaluation.episodes=2",
     "evaluation.final_episodes=2", "log_every.env_steps=200", "checkpoint.every.env_steps=500", "logger=csv",
     "~hooks.progress_bar", "tuned=null",
 )  # fmt: skip
+SHORT = (*ANY, *OFF_POLICY)
 CLOCK_COLUMNS = "perf/"
 OF_THE_COMMAND_LINE = {".hydra", "command.txt", "run.log"}
 """What is in a run's folder only where ``run.py`` began it."""
@@ -27,6 +34,10 @@ OF_THE_COMMAND_LINE = {".hydra", "command.txt", "run.log"}
 
 def compose(*overrides: str) -> dict[str, Any]:
     return check(parse_arguments([*SHORT, *overrides])).config
+
+
+def compose_on_policy(*overrides: str) -> dict[str, Any]:
+    return check(parse_arguments([*ANY, *ON_POLICY, *overrides])).config
 
 
 def train(config: dict[str, Any]) -> Experiment:
@@ -38,7 +49,7 @@ def train(config: dict[str, Any]) -> Experiment:
 
 
 def weights(experiment: Experiment) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in experiment.networks["q"].state_dict().items()}
+    return {name: value.clone() for name, value in acting_network(experiment.networks).state_dict().items()}
 
 
 def state_of(folder: Path) -> dict[str, Any]:
