@@ -37,11 +37,14 @@ from runner.learner.gradients import ClipBy, NonFinite
 from runner.learner.learner import DEFAULT_MODULE, Learner, Loss, Module
 from runner.learner.staged import Rules, make_optimizations
 from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, TrivialTarget
+from runner.loggers.base import generate_exp_name
+from runner.loggers.choose import get_logger
 from runner.losses.dqn import DQNLoss, LossFunction
 from runner.networks.actor_critic import make_actor_critic
 from runner.networks.cnn import make_q_cnn
 from runner.networks.mlp import make_q_network
 from runner.policy import Policy
+from runner.record.video import VideoRecorder
 from runner.schedules import Schedule, linear
 from runner.seeding import Streams, env_seed
 from runner.spec import NEXT_DONE, TRAJ_IDS, EnvSpec, Exploration, Progress
@@ -279,7 +282,10 @@ __all__ = [
     "InProcessCollector",
     "Streams",
     "SyncCollector",
+    "VideoRecorder",
     "correct_for_frame_skip",
+    "generate_exp_name",
+    "get_logger",
     "get_stats_random_rollout",
     "make_actor_critic",
     "make_collector_offpolicy",

@@ -59,11 +59,15 @@ class Deferred:
 
     Args:
         work: returns what JSON can hold.
-        published: called once the checkpoint counts, with the number of checkpoints that there are then.
+        name, mark: how far something had come whose parts checkpoints refer to; every checkpoint says it by that name.
+        published: called once the checkpoint counts, with the marks of all checkpoints that there are then, from the
+            least on; not where one of them has none by this name.
     """
 
     work: Callable[[], Any]
-    published: Callable[[int], None] = lambda kept: None
+    published: Callable[[list[int]], None] = lambda marks: None
+    name: str = ""
+    mark: int = 0
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from hooks.reward_normalizer import RewardNormalizer
 from hooks.select_keys import SelectKeys
 from hooks.target_net_updater import TargetNetUpdaterHook
 from hooks.update_weights import UpdateWeights
+from runner.batch_source import BatchSource
 from runner.hook import TrainerHookBase
 from runner.learner import optimizers
 from runner.learner.gradients import Clip
@@ -27,7 +28,7 @@ from runner.metrics import Metrics
 from runner.schedules import Cosine
 from runner.seeding import Streams
 from runner.spec import NEXT_EPISODE_RETURN, Collector, DataSource, Logger, as_key
-from runner.trainer import BatchSource, Trainer
+from runner.trainer import Trainer
 from runner.types import PositiveInt
 
 OPTIMIZERS = ("adam", "sgd", "adamax")

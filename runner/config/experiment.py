@@ -66,16 +66,18 @@ def run_experiment(
     algo: str = "",
     env: str = "",
     on_start: Callable[[RunFolder], None] = lambda run: None,
+    take: str | None = None,
 ) -> Outcome:
     """Run (or go on with) the experiment ``config`` in ``folder``; ``algo`` and ``env`` name it in ``run.json``.
 
-    ``on_start`` is called when everything has been built and loaded, before anything is trained.
+    ``on_start`` is called when everything has been built and loaded, before anything is trained. ``take`` is the name
+    of the checkpoint that a resumed run goes on from, the newest good one if not given.
     """
     torch.set_num_threads(config["threads"])
     with shown_warnings(), _stop_signals() as signals:
         run = open_run(config, folder, resume, algo, env)
         try:
-            experiment = _prepare(config, run, resume)
+            experiment = _prepare(config, run, resume, take)
             on_start(run)
             return _train(config, experiment, run, signals)
         finally:
@@ -89,7 +91,7 @@ def _stop_signals() -> StopSignals:
         raise NotStarted(str(error)) from error
 
 
-def _prepare(config: Config, run: RunFolder, resume: bool) -> Experiment:
+def _prepare(config: Config, run: RunFolder, resume: bool, take: str | None) -> Experiment:
     """Build everything and, for a run that goes on, load its newest good checkpoint."""
     try:
         experiment = _assemble(config, run)
@@ -99,7 +101,7 @@ def _prepare(config: Config, run: RunFolder, resume: bool) -> Experiment:
         raise
     trainer = experiment.trainer
     if resume:
-        _load(trainer, run)
+        _load(trainer, run, take)
     if run.record["status"] == "done":
         trainer.forget_stop()  # whoever resumes a finished run wants it to go on
     if words := learns_nothing(config, experiment):
@@ -166,9 +168,11 @@ def _assemble(config: Config, run: RunFolder | None = None) -> Experiment:
         raise
 
 
-def _load(trainer: Trainer, run: RunFolder) -> None:
-    """Restore the newest good checkpoint; a run that was stopped before its first one begins anew."""
-    if trainer.checkpoint and trainer.checkpoint.folders():
+def _load(trainer: Trainer, run: RunFolder, take: str | None) -> None:
+    """Restore the checkpoint ``take``, or the newest good one; a run that was stopped before its first begins anew."""
+    if take is not None:
+        _go_back(trainer, take)
+    elif trainer.checkpoint and trainer.checkpoint.folders():
         trainer.checkpoint.remove_stale()  # now, as a run that is over saves nothing any more
         _load_newest(trainer)
         if not trainer.checkpoint.rejected:
@@ -180,6 +184,16 @@ def _load(trainer: Trainer, run: RunFolder) -> None:
             raise CheckpointError(f"{words}; put one back, or start a new run in another folder")
         _tell("this run has no checkpoint yet: it begins anew")
         trainer.metrics.resume_without_state()
+
+
+def _go_back(trainer: Trainer, take: str) -> None:
+    """Restore the checkpoint ``take`` and save it again, so that from now on it is the newest."""
+    if trainer.checkpoint is None:
+        raise CheckpointError(f"checkpoint=null: {take} cannot be gone on from")
+    trainer.checkpoint.remove_stale()
+    trainer.load_from_file(take=take)
+    trainer.save_trainer(force_save=True)
+    _tell(f"going on from {take} in {shown(trainer.checkpoint.folder.parent)}")
 
 
 def _load_newest(trainer: Trainer) -> None:
@@ -277,10 +291,21 @@ def _record(experiment: Experiment, run: RunFolder, status: str, reason: str | N
         reason=reason,
         progress=trainer.progress.state_dict(),
         metrics=trainer.metrics.last_row | ({"perf/env_steps_per_second": rate} if rate is not None else {}),
-        best=dict(getattr(recorder, "best", {})),
+        best={**getattr(recorder, "best", {}), **_best(trainer)},
         mlflow_run_id=getattr(_find_mlflow(trainer), "run_id", None),
         saved_env_steps=_saved_env_steps(trainer),
     )
+
+
+def _best(trainer: Trainer) -> dict[str, Any]:
+    """Where the best evaluated weights are, if they were kept."""
+    store, best = trainer.checkpoint, None
+    if store is not None and store.best.keep:
+        with suppress(CheckpointError):  # whoever saves next tells of it
+            best = store.find_best()
+    if store is None or best is None:
+        return {}
+    return {store.best.metric: best.value, "env_steps": best.env_steps, "checkpoint": f"ckpt/{best.folder.name}"}
 
 
 def _crash(experiment: Experiment, run: RunFolder, error: Exception) -> HooklineError:

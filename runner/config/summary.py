@@ -90,6 +90,7 @@ def summarize(config: Config, experiment: Experiment, run: RunFolder, status: st
         f"trained     {progress.env_steps:,} env steps, {progress.updates:,} updates, {progress.episodes:,} episodes "
         f"in {progress.seconds:.1f} s ({rate:,.0f} env steps/s)",
         *_restarts(experiment),
+        *_best(experiment),
         f"folder      {path}  (metrics.csv, run.json, run.log, ckpt/)",
         f"{go_on(config, run.path)}{more}",
     ]
@@ -102,6 +103,18 @@ def _restarts(experiment: Experiment) -> list[str]:
     envs, cut, workers = (int(counts.get(f"perf/{name}", 0)) for name in RESTARTS)
     lines = [f"restarts    {envs} of environments that failed, {cut} episodes cut short by them"] if envs else []
     return [*lines, f"restarts    {workers} of worker processes that were killed"] if workers else lines
+
+
+def _best(experiment: Experiment) -> list[str]:
+    """Where the best evaluated weights are, where they are to be kept."""
+    store = experiment.trainer.checkpoint
+    if store is None or not store.best.keep:
+        return []
+    best = store.find_best()
+    if best is None:
+        return [f"best        none: {store.best.metric} was not logged while it could be saved"]
+    place = shlex.quote(str(shown(best.folder)))
+    return [f"best        {store.best.metric} {best.value:.1f} at env step {best.env_steps:,}: resume={place} takes it"]
 
 
 def _is_full(experiment: Experiment) -> bool:
@@ -119,8 +132,9 @@ def _trust(config: Config) -> str:
 
 
 def _ways_to_look(experiment: Experiment) -> list[str]:
-    looks = [getattr(logger, "look", None) for logger in experiment.trainer.metrics.loggers]
-    return [f"look        {look()}" for look in looks if callable(look)]
+    parts = (*experiment.trainer.metrics.loggers, *experiment.hooks.values())
+    looks = [look() for part in parts if callable(look := getattr(part, "look", None))]
+    return [f"look        {look}" for look in looks if look]
 
 
 def command_to(*words: str) -> str:

@@ -6,8 +6,9 @@ from graphlib import CycleError, TopologicalSorter
 from tests.structure.sources import Import, Source, imports_of
 
 LAYERS = {
-    0: ("runner.types", "runner.text", "runner.spec"),
+    0: ("runner.types", "runner.text", "runner.spec", "runner.extras"),
     1: (
+        "runner.batch_source",
         "runner.returns",
         "runner.schedules",
         "runner.seeding",
@@ -15,6 +16,7 @@ LAYERS = {
         "runner.metrics",
         "runner.hook",
         "runner.points",
+        "runner.video",
     ),
     2: (
         "runner.envs",
@@ -32,6 +34,7 @@ LAYERS = {
         "runner.builders",
         "runner.collector_builders",
         "runner.env_builders",
+        "runner.dataset_builders",
         "runner.trainer_builder",
         "runner.config",
         "runner.sweeps",
@@ -73,6 +76,7 @@ ELSEWHERE = "scripts.benchmark.peers"
 """Runs in the peers' virtual environments, with their dependencies."""
 
 DISTRIBUTIONS = {
+    "PIL": "pillow",
     "ale_py": "ale-py",
     "annotated_types": "annotated-types",
     "hydra": "hydra-core",
