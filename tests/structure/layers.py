@@ -58,7 +58,10 @@ EXCEPTIONS = {
     ("scripts", "scripts.benchmark"),  # scripts/bench.py is its command line
 }
 
-PARENT_LOSSES: dict[str, str] = {"runner.losses.cql": "runner.losses.dqn"}
+PARENT_LOSSES: dict[str, str] = {
+    "runner.losses.cql": "runner.losses.dqn",
+    "runner.losses.sac": "runner.losses.td3",
+}
 """A loss that builds on another one: the module's name, and that of its one parent."""
 
 ONLY_IN = {"hydra": ("runner.config", "runner.sweeps"), "omegaconf": ("runner.config", "runner.sweeps")}
