@@ -15,10 +15,8 @@ class VectorEnvironment(Protocol):
     spec: EnvSpec
     num_envs: int
     observation: np.ndarray
+    mask: np.ndarray
     resume_mode: str
-
-    @property
-    def mask(self) -> np.ndarray | None: ...
 
     def complete(self) -> None: ...
 
@@ -53,11 +51,11 @@ class VectorEnvironment(Protocol):
 
 def play(environment: VectorEnvironment, policy: Actor, arrays: Arrays, planned: Planned, memory: np.ndarray) -> None:
     """Fill ``arrays``; ``memory`` ``[N, ...]`` is what the policy remembers of each episode, and is moved on."""
-    act, mask = policy.begin(arrays, planned, memory), environment.mask
+    act, has_mask = policy.begin(arrays, planned, memory), environment.mask.size > 0
     for t in range(len(arrays.reward)):
         arrays.observation[t] = environment.observation
-        if mask is not None:  # which the environment changes in place
-            arrays.action_mask[t] = mask
+        if has_mask:
+            arrays.action_mask[t] = environment.mask
         environment.step(act(environment.observation, t), arrays, t)
     act.finish()
     np.logical_or(arrays.terminated, arrays.truncated, out=arrays.done)

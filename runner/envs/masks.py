@@ -8,6 +8,7 @@ import numpy as np
 from gymnasium import spaces
 
 from runner.envs.checks import Wrong
+from runner.spec import EnvSpec
 
 METHOD = "action_masks"
 """By this name an environment, or a wrapper, says ``[A]`` which actions can be taken now (as in sb3-contrib)."""
@@ -48,15 +49,16 @@ class Masked(Protocol):
 
 
 class Masks:
-    """Which actions can be taken in each of several environments: ``now`` ``[N, A]``."""
+    """Which actions can be taken in each of several environments: ``now`` ``[N, A]``, empty where they do not say."""
 
-    def __init__(self, num_envs: int, num_actions: int) -> None:
-        self.now = np.ones((num_envs, num_actions), np.bool_)
+    def __init__(self, num_envs: int, spec: EnvSpec) -> None:
+        self.now = np.ones((num_envs, (spec.num_actions or 0) if spec.has_action_mask else 0), np.bool_)
 
     def read(self, singles: Sequence[Masked]) -> None:
         """Ask all of them."""
-        for index, single in enumerate(singles):
-            self.now[index] = single.mask()
+        if self.now.size:
+            for index, single in enumerate(singles):
+                self.now[index] = single.mask()
 
     def ended(self, index: int, single: Masked, following: np.ndarray) -> None:
         """Before the next episode begins: what could have followed the last step, into ``following`` ``[N, A]``."""

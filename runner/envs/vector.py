@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from runner.envs.checks import Bounds
 from runner.envs.guard import Guard, OnError
-from runner.envs.gym import describe, make_env
+from runner.envs.gym import DRAWN, describe, drawn_by, make_env
 from runner.envs.masks import Masks
 from runner.envs.restore import probe
 from runner.envs.rollout import random_observations
@@ -50,13 +50,14 @@ class Environment:
 
     ``observation`` is the current one of each, ``[N, ...]``: after an episode's end the first of the next episode,
     while the last one of the ended episode is what :meth:`step` wrote as next observation. ``mask`` ``[N, A]`` is which
-    actions can be taken there, where the environments say so.
+    actions can be taken there; it is empty where the environments do not say.
 
     Args:
         make: makes any of them, or makes each its own.
         id: its name; the class's if not given.
         guard: what to do when one fails.
         evaluation_make: makes those of the evaluation, if they are others.
+        recording_make: makes those that can be drawn, if they are others.
         first: the number of the first, where these are a part of more.
         resume_mode: how an episode under way is brought back, where that was tried out already.
 
@@ -75,7 +76,9 @@ class Environment:
         evaluation_make: Callable[[], gymnasium.Env] | None = None,
         first: int = 0,
         resume_mode: str | None = None,
+        recording_make: Callable[[], gymnasium.Env] | None = None,
     ) -> None:
+        self._recording_make = recording_make
         self.make, self.num_envs, self.guard, self.first = make, num_envs, guard or Guard(), first
         self._evaluation_make: Makers = evaluation_make or make
         self._id, self._frame_skip, self._seed = id, frame_skip, seed
@@ -92,7 +95,8 @@ class Environment:
         space = trial.env.observation_space
         is_bounded = isinstance(space, spaces.Box) and space.dtype.kind == "f" and bool(bounds := Bounds(space))
         self._bounds = bounds if is_bounded else None
-        self._masks = Masks(num_envs, self.spec.num_actions or 0) if self.spec.has_action_mask else None
+        self._masks = Masks(num_envs, self.spec)
+        self.mask = self._masks.now
         self._has_started, self._batches = False, 0
         self._left_behind: StateDict | None = None
         self._arrays: StepArrays | None = None
@@ -140,7 +144,14 @@ class Environment:
 
     def make_for_evaluation(self, index: int) -> Single:
         """Another environment, whose episodes nobody brings back but for its own failures."""
-        single = self._make_single(self._evaluation_make, f"evaluation env {index}", "evaluation", index)
+        return self._make_apart(self._evaluation_make, "evaluation", index)
+
+    def make_for_recording(self, index: int) -> Single:
+        """Another environment like those of the evaluation, but one that can be drawn."""
+        return self._make_apart(self._recording_make or self._evaluation_make, "recording", index)
+
+    def _make_apart(self, make: Makers, purpose: str, index: int) -> Single:
+        single = self._make_single(make, f"{purpose} env {index}", purpose, index)
         single.resume_by(self.resume_mode, self.guard.restarting)
         single.episode = -1  # the first reset makes it 0
         return single
@@ -175,11 +186,6 @@ class Environment:
             log.warning(words, first.place("reset"), returned, declared, self.spec.observation_dtype)
 
     @property
-    def mask(self) -> np.ndarray | None:
-        """Which actions can be taken now, ``[N, A]``; ``None`` where the environments do not say."""
-        return self._masks.now if self._masks is not None else None
-
-    @property
     def envs(self) -> list[gymnasium.Env]:
         return [single.env for single in self._singles]
 
@@ -198,10 +204,6 @@ class Environment:
             for single in self._singles:
                 single.begin()
             self._has_started = True
-            self._read_masks()
-
-    def _read_masks(self) -> None:
-        if self._masks is not None:
             self._masks.read(self._singles)
 
     def step(self, actions: list[Any], arrays: StepArrays, t: int) -> None:
@@ -209,7 +211,7 @@ class Environment:
         if arrays is not self._arrays:
             self._write_into(arrays)
         next_observations, rewards, terminations, truncations, returns, lengths = self._written
-        first, singles, masks = t * self.num_envs, self._singles, self._masks
+        first, singles, has_masks = t * self.num_envs, self._singles, self.spec.has_action_mask
         for index, action in enumerate(actions):  # zip takes 200 ns more
             single, at = singles[index], first + index
             observation, reward, terminated, truncated = single.step(action)
@@ -220,11 +222,11 @@ class Environment:
             returns[at] = single.total = single.total + reward
             lengths[at] = single.length
             if terminated or truncated:
-                if masks is not None:
-                    masks.ended(index, single, arrays.next_action_mask[t])
+                if has_masks:
+                    self._masks.ended(index, single, arrays.next_action_mask[t])
                 single.begin_next()
-        if masks is not None:
-            masks.stepped(singles, ~(arrays.terminated[t] | arrays.truncated[t]), arrays.next_action_mask[t])
+        if has_masks:
+            self._masks.stepped(singles, ~(arrays.terminated[t] | arrays.truncated[t]), arrays.next_action_mask[t])
 
     def _write_into(self, arrays: StepArrays) -> None:
         """Views of the arrays that are written to in a third of the time: one for each observation, flat ones else."""
@@ -351,7 +353,7 @@ class Environment:
                 single.total, single.length = state["returns"][index], state["lengths"][index]
             else:
                 single.begin()
-        self._read_masks()
+        self._masks.read(self._singles)
 
 
 def _maker(make: Makers, index: int) -> Callable[[], gymnasium.Env]:
@@ -388,4 +390,6 @@ def make_environment(
         raise ConfigError("env.kwargs go with env.id; a class of your own takes its arguments beside its _target_")
     one = partial(make_env, id or "", kwargs or {}, make, max_episode_steps, frame_skip, transforms)
     guard = Guard(on_error, max_restarts, Watch(step_timeout, run))
-    return Environment(one, num_envs, id, frame_skip, streams.seed, guard, partial(one, for_evaluation=True))
+    drawn = partial(make_env, id or "", {**(kwargs or {}), **DRAWN}, make and drawn_by(make), *one.args[3:])
+    evaluated, drawn = (partial(made, for_evaluation=True) for made in (one, drawn))
+    return Environment(one, num_envs, id, frame_skip, streams.seed, guard, evaluated, recording_make=drawn)
