@@ -15,6 +15,80 @@ def discounts(gamma: float | Tensor, terminated: Tensor, steps: Tensor | None = 
     return torch.where(terminated, 0.0, discount)
 
 
+class Estimate(NamedTuple):
+    """How much better than expected each action was, and what the value of its state should have been; ``[..., T]``."""
+
+    advantage: Tensor
+    value_target: Tensor
+
+
+def backward_sum(addend: Tensor, factor: Tensor) -> Tensor:
+    """``x_t = addend_t + factor_t * x_{t+1}`` with 0 after the end, along the last dimension: ``[..., T]``."""
+    result = torch.empty_like(addend)
+    following = torch.zeros_like(addend[..., 0])
+    rows = zip(addend.unbind(-1), factor.unbind(-1), result.unbind(-1), strict=True)
+    for one, weight, into in reversed(list(rows)):
+        following = torch.addcmul(one, weight, following, out=into)
+    return result
+
+
+def gae(
+    reward: Tensor, value: Tensor, next_value: Tensor, terminated: Tensor, done: Tensor, gamma: float, lmbda: float
+) -> Estimate:
+    """Generalized advantage estimation (Schulman et al. 2016, eq. 16), and the lambda-return that goes with it.
+
+    All ``[..., T]``. ``next_value`` is of the step's own next observation, an episode's last one included: termination
+    takes it away, truncation does not, and no sum goes on beyond an end of either kind.
+    """
+    delta = reward + discounts(gamma, terminated) * next_value - value
+    advantage = backward_sum(delta, torch.where(done, 0.0, gamma * lmbda).to(delta.dtype))
+    return Estimate(advantage, advantage + value)
+
+
+def lambda_return(
+    reward: Tensor, next_value: Tensor, terminated: Tensor, done: Tensor, gamma: float, lmbda: float
+) -> Tensor:
+    """TD(lambda) targets ``[..., T]`` (Sutton & Barto 2018, eq. 12.20); after the last step the value stands in."""
+    ends = done.clone()
+    ends[..., -1] = True
+    discount = discounts(gamma, terminated)
+    mixed = torch.where(ends, 1.0, 1.0 - lmbda).to(reward.dtype)
+    return backward_sum(reward + discount * mixed * next_value, discount * (1 - mixed))
+
+
+def v_trace(
+    reward: Tensor,
+    value: Tensor,
+    next_value: Tensor,
+    terminated: Tensor,
+    done: Tensor,
+    log_ratio: Tensor,
+    gamma: float,
+    rho_max: float = 1.0,
+    c_max: float = 1.0,
+) -> Estimate:
+    """V-trace (Espeholt et al. 2018, eq. 1 and section 4.2) for actions of another policy; all ``[..., T]``.
+
+    Args:
+        log_ratio: log-probability of each action now, less that under the policy that took it.
+        rho_max, c_max: at which the ratios are cut.
+    """
+    ratio, discount = log_ratio.exp(), discounts(gamma, terminated)
+    rho, c = ratio.clamp(max=rho_max), ratio.clamp(max=c_max)
+    delta = rho * (reward + discount * next_value - value)
+    correction = backward_sum(delta, torch.where(done, 0.0, gamma * c))
+    target = value + correction
+    following = torch.where(done, 0.0, torch.cat([correction[..., 1:], torch.zeros_like(correction[..., :1])], -1))
+    return Estimate(rho * (reward + discount * (next_value + following) - value), target)
+
+
+def returns_to_go(reward: Tensor, done: Tensor, gamma: float) -> tuple[Tensor, Tensor]:
+    """Discounted sums of rewards to the end of the episode, and whether that end was seen; both ``[..., T]``."""
+    within = torch.where(done, 0.0, gamma).to(reward.dtype)
+    seen = done.flip(-1).cumsum(-1).flip(-1) > 0
+    return backward_sum(reward, within), seen
+
+
 class NStep(NamedTuple):
     """An n-step transition: summed reward, index of its last row, and how many rewards it sums."""
 

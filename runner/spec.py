@@ -1,8 +1,8 @@
 """The words every module shares: names of batch keys, what an environment looks like, and how far a run has come."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,7 +13,16 @@ from torch import Tensor
 OBSERVATION = "observation"
 ACTION = "action"
 TD_ERROR = "td_error"
+ACTION_LOG_PROB = "action_log_prob"
+"""Of each action under the policy that took it."""
+ACTION_MASK = "action_mask"
+"""Which actions can be taken; absent where all can."""
+POLICY_OUTPUT = "policy_output"
+"""What the network of the policy that took the action said; see ``runner.distributions``."""
+STATE_VALUE = "state_value"
 ADVANTAGE = "advantage"
+KL = "kl"
+"""How far the policy is from the one that took the action, by that action."""
 VALUE_TARGET = "value_target"
 MASK = ("collector", "mask")
 """Which rows of a batch were really played; absent where all were."""
@@ -21,6 +30,8 @@ IMPORTANCE_WEIGHT = "importance_weight"
 """What the loss of each sample is multiplied by; absent where all samples count alike."""
 IS_INIT = "is_init"
 """Where a recurrent state has to begin anew."""
+MEMORY = ("recurrent", "memory")
+"""What a recurrent network remembers before each step."""
 NEXT_OBSERVATION = ("next", "observation")
 NEXT_REWARD = ("next", "reward")
 NEXT_TERMINATED = ("next", "terminated")
@@ -30,6 +41,7 @@ NEXT_STEPS = ("next", "steps")
 """How many rewards an n-step transition sums; absent for one-step transitions."""
 TRAJ_IDS = ("collector", "traj_ids")
 """Which trajectory a step is of, where the rows of a batch are not each one environment's; ``int64``."""
+NEXT_ACTION_MASK = ("next", "action_mask")
 NEXT_EPISODE_RETURN = ("next", "episode_return")
 NEXT_EPISODE_LENGTH = ("next", "episode_length")
 
@@ -64,6 +76,7 @@ class EnvSpec:
 
     ``num_actions`` counts discrete actions; it is ``None`` where actions are vectors in ``[action_low, action_high]``.
     ``observation_high`` is the largest value of observations that are whole numbers, 255 for images.
+    ``has_action_mask``: it says before each step which actions can be taken.
     """
 
     id: str
@@ -78,11 +91,15 @@ class EnvSpec:
     max_episode_steps: int | None = None
     reward_threshold: float | None = None
     observation_high: float | None = None
+    has_action_mask: bool = False
 
 
 @dataclass
 class Progress:
-    """The only counters of a run. ``frames`` are env steps times the frame skip; ``seconds`` add up when resumed."""
+    """The only counters of a run. ``frames`` are env steps times the frame skip; ``seconds`` add up when resumed.
+
+    ``axis`` names the one that says how far the run is: env steps, or updates where nothing is played.
+    """
 
     env_steps: int = 0
     frames: int = 0
@@ -91,11 +108,22 @@ class Progress:
     batches: int = 0
     seconds: float = 0.0
     frame_skip: int = 1
+    axis: Literal["env_steps", "updates"] = field(default="env_steps", repr=False)
+
+    @property
+    def place(self) -> int:
+        """How far the run is, on its axis."""
+        return int(getattr(self, self.axis))
+
+    @property
+    def place_in_words(self) -> str:
+        """For example ``env step 1,000``."""
+        return f"{'update' if self.axis == 'updates' else 'env step'} {self.place:,}"
 
     def count(self, batch: TensorDictBase) -> None:
         """Count a raw collected batch ``[N, T]``; rows that ``MASK`` marks invalid do not count."""
         mask = batch.get(MASK, None)
-        env_steps = batch.numel() if mask is None else int(mask.sum())
+        env_steps = batch.batch_size.numel() if mask is None else int(mask.sum())
         done = batch.get(NEXT_DONE, None)
         if done is not None and mask is not None:
             done = done & mask
@@ -105,14 +133,33 @@ class Progress:
         self.batches += 1
 
     def state_dict(self) -> StateDict:
-        """The counters; the frame skip is configuration."""
-        return {name: value for name, value in asdict(self).items() if name != "frame_skip"}
+        """The counters; all else is configuration."""
+        return {name: value for name, value in asdict(self).items() if name not in ("frame_skip", "axis")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name in self.state_dict():
             if type(state[name]) not in (int, float) or not 0 <= state[name] < LARGEST_COUNT:
                 raise ValueError(f"{name} = {state[name]!r:.40} is no count")
             setattr(self, name, state[name])
+
+
+def place_of(counters: Mapping[str, Any], axis: str = "env_steps") -> Any:
+    """Where on its axis a run was with these counters, or a row of metrics is; updates where nothing was played."""
+    return counters.get(axis) or counters.get("updates", 0)
+
+
+class Stage(NamedTuple):
+    """Terms of a loss that one optimizer minimizes, over the networks that they move.
+
+    Args:
+        targets: the networks whose targets follow after each step of this stage; its own ones if not given.
+        every: how often it has its turn, in updates; see ``learner.optimizations`` for other numbers.
+    """
+
+    terms: tuple[str, ...]
+    networks: tuple[str, ...]
+    targets: tuple[str, ...] | None = None
+    every: int = 1
 
 
 def as_key(path: str | Sequence[str]) -> NestedKey:
@@ -159,12 +206,39 @@ class Collector(Stateful, Protocol):
     def shutdown(self) -> None: ...
 
 
+class Extra(NamedTuple):
+    """How many numbers a policy adds to each step: noise that it takes, outputs it records, and what it remembers."""
+
+    noise: int = 0
+    outputs: int = 0
+    memory: int = 0
+
+
+NO_EXTRA = Extra()
+
+
 class Exploration(Stateful, Protocol):
-    """Randomness added to a policy while it collects."""
+    """Randomness added to a policy while it collects; see ``runner.exploration``.
+
+    ``records``: what the network says is kept with each step, for losses that ask how likely an action was.
+    """
+
+    records: bool
+    noise_size: int
 
     def plan(self, shape: tuple[int, int], env_steps: int, init_random_frames: int) -> Any: ...
 
+    def explore(self, outputs: np.ndarray, noise: np.ndarray) -> np.ndarray: ...
+
     def metrics(self, env_steps: int) -> Mapping[str, float]: ...
+
+
+class Acting(Protocol):
+    """A policy that plays one batch: called with the observations of each step in turn, and told when it is over."""
+
+    def __call__(self, observation: np.ndarray, t: int) -> list[Any]: ...
+
+    def finish(self) -> None: ...
 
 
 class Actor(Stateful, Protocol):
@@ -173,9 +247,20 @@ class Actor(Stateful, Protocol):
     spec: EnvSpec
     exploration: Exploration | None
 
-    def greedy(self, observation: np.ndarray) -> list[Any]: ...
+    @property
+    def extra(self) -> Extra: ...
 
-    def copy(self, device: str | None = None) -> "Actor": ...
+    def begin(self, arrays: Any, planned: Any, memory: np.ndarray) -> Acting: ...
+
+    def greedy(
+        self, observation: np.ndarray, memory: np.ndarray | None = None, mask: np.ndarray | None = None
+    ) -> list[Any]: ...
+
+    def played(self, actions: np.ndarray) -> list[Any]: ...
+
+    def describe(self, batch: TensorDictBase) -> None: ...
+
+    def copy(self, device: str | None = None, explores: bool = False) -> "Actor": ...
 
     def tensors(self) -> list[Tensor]: ...
 

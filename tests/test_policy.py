@@ -2,7 +2,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from runner.policy import Policy, argmax_action
+from runner.distributions import Argmax, TanhDeterministic, bounds
+from runner.policy import Policy
 from tests.toys import environment, policy, same_tree, turn_around
 
 ENV = environment("CartPole-v1")
@@ -20,12 +21,12 @@ def test_the_greedy_action_has_the_highest_value():
 
 
 def test_argmax_is_over_actions():
-    assert argmax_action(torch.tensor([[0.0, 2.0, 1.0], [5.0, 4.0, 3.0]])).tolist() == [1, 0]
+    assert Argmax(3).mode(torch.tensor([[0.0, 2.0, 1.0], [5.0, 4.0, 3.0]])).tolist() == [1, 0]
 
 
 def test_vector_actions_are_arrays():
     spec = environment("Pendulum-v1").spec
-    one = Policy(nn.Linear(3, 1), spec, choose=torch.tanh)
+    one = Policy(nn.Linear(3, 1), spec, distribution=TanhDeterministic(*bounds(spec)))
     actions = one.greedy(np.zeros((2, 3), np.float32))
     assert [(action.shape, action.dtype) for action in actions] == [((1,), np.float32)] * 2
 

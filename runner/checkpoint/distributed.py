@@ -13,7 +13,7 @@ from runner.checkpoint.durable import make_folder, sync_tree
 from runner.checkpoint.manifest import DamagedError, describe
 from runner.checkpoint.names import Age, remove
 from runner.checkpoint.store import CheckpointStore
-from runner.spec import CheckpointError, Deferred
+from runner.spec import CheckpointError, Deferred, place_of
 from runner.types import Every, PositiveInt
 
 MAX_ANSWER_BYTES = 2**30
@@ -82,7 +82,7 @@ class DistributedCheckpoint(CheckpointStore):
             if self.rank == 0:
                 remove(temporary)
         self._tell_published(deferred)
-        self.saved_env_steps = content.fields["counters"]["env_steps"]
+        self.saved_env_steps = place_of(content.fields["counters"])
         return folder
 
     def _begin(self, content: Content) -> Path:
@@ -114,7 +114,7 @@ class DistributedCheckpoint(CheckpointStore):
             files = {f"{folder.name}/{name}": entry for name, entry in describe(folder, written.digests).items()}
         except Exception as error:
             return {"error": " ".join(str(error).split()) or type(error).__name__}
-        own = {"env_steps": content.fields["counters"]["env_steps"], "components": content.fields["components"]}
+        own = {"env_steps": place_of(content.fields["counters"]), "components": content.fields["components"]}
         return {"error": None, **own, "files": files, **self._marks_of(written.deferred)}
 
     def _end(self, temporary: Path, content: Content, reports: list[dict[str, Any]]) -> Path:

@@ -49,6 +49,7 @@ class Batches(ABC):
         while self.total_frames is None or self.collected < self.total_frames:
             batch = self.collect()
             self.collected += batch.numel()
+            self.policy.describe(batch)
             yield batch if self.postproc is None else self.postproc(batch)
 
     @abstractmethod

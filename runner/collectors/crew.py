@@ -1,7 +1,6 @@
 """The workers of a collector, seen from the run: asked, heard, and begun anew when they die."""
 
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -13,13 +12,11 @@ import numpy as np
 
 from runner.collectors.processes import Died, ForkServer
 from runner.collectors.shared import Slot
-from runner.collectors.worker import ERROR, FAULT, Patience, Player, pickled, serve
+from runner.collectors.worker import ERROR, FAULT, Patience, Player, patience_among, pickled, serve
 from runner.spec import EnvFault, HooklineError, StateDict
 
 log = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 200e-6
-"""That processes wait for one another before they sleep, where each has a core of its own."""
 ATTEMPTS = 3
 """To take the state of a worker that dies over it."""
 LONGEST_LOG = 4096
@@ -34,13 +31,14 @@ class WorkerError(HooklineError):
 class Worker:
     """One process, and all that is needed to bring another one to where it was.
 
-    That is a state (``base``), the actions since (``played``), and the observation they lead to.
+    That is a state (``base``), the actions since (``played``), what they lead to, and what the policy remembers there.
     """
 
     index: int
     first: int
     num_envs: int
     slots: Sequence[Slot]
+    memory: np.ndarray
     base: StateDict | None = None
     played: list[np.ndarray] = field(default_factory=list)
     played_steps: int = 0
@@ -90,7 +88,7 @@ class Worker:
         """The batch in that slot counts from now on."""
         self.played.append(slot.arrays.action.copy())
         self.played_steps += len(slot.arrays.action)
-        self.observation = slot.observation.copy()
+        self.observation, self.memory = slot.observation.copy(), slot.memory_after.copy()
 
     def begin_log(self, base: StateDict) -> None:
         """``base`` is where it stands: a worker in its place would begin there."""
@@ -115,9 +113,7 @@ class Crew:
         let_go: Callable[[], None] = lambda: None,
     ) -> None:
         self.workers, self.max_failures, self.failures = list(workers), max_failures, 0
-
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._patience = PATIENCE_SECONDS if cores > len(self.workers) else 0.0
+        self._patience = patience_among(len(self.workers) + 1)
 
         def serve_worker(index: int, connection: Connection) -> None:
             serve(connection, lambda: make_player(self.workers[index]), self._patience)
@@ -242,11 +238,9 @@ class Crew:
 
     def close(self) -> None:
         """End all processes; may be called twice."""
-        alive = []
+        alive = [(worker.pid, worker.connection) for worker in self.workers if worker.connection is not None]
         for worker in self.workers:
-            if worker.connection is not None:
-                with suppress(Died):
-                    worker.ask("close")
-                alive.append((worker.pid, worker.connection))
-                worker.connection = None
+            with suppress(Died):
+                worker.ask("close")
+            worker.connection = None
         self._server.close(alive)

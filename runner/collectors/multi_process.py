@@ -4,6 +4,8 @@ from abc import abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
+
 from runner.collectors.batches import Batches
 from runner.collectors.crew import Crew, Worker
 from runner.collectors.playing import VectorEnvironment
@@ -45,7 +47,7 @@ class MultiProcessCollector(Batches):
                 f"env.num_envs={environment.num_envs}"
             )
         self._weights, self._are_weights_known = SharedWeights(policy.tensors()), False
-        acting = policy.copy("cpu")
+        acting = policy.copy("cpu", explores=True)
         environment.close()  # only for its spec: it is stepped elsewhere
         shares = fair_shares(environment.num_envs, num_collectors)
         workers = [self._make_worker(index, *share) for index, share in enumerate(shares)]
@@ -63,8 +65,9 @@ class MultiProcessCollector(Batches):
 
     def _make_worker(self, index: int, first: int, num_envs: int) -> Worker:
         spec = self.environment.spec
-        slots = [Slot.allocate(self._steps_of_worker(num_envs), num_envs, spec) for _ in range(self.slots_each)]
-        return Worker(index, first, num_envs, slots)
+        steps, extra = self._steps_of_worker(num_envs), self.policy.extra
+        slots = [Slot.allocate(steps, num_envs, spec, extra) for _ in range(self.slots_each)]
+        return Worker(index, first, num_envs, slots, np.zeros((num_envs, extra.memory), np.float32))
 
     def _steps_of_worker(self, num_envs: int) -> int:
         """Steps of each environment in a batch, for a worker with so many of them."""
@@ -79,7 +82,9 @@ class MultiProcessCollector(Batches):
             self.update_policy_weights_()
 
     def _plan(self, workers: list[Worker], number: int, env_steps: int) -> None:
-        """Draw which actions of the next batch are random, and write that into the workers' slots."""
+        """Draw the next batch's randomness, and write it into the workers' slots with what the policy remembers."""
+        for worker in workers:
+            worker.slots[number].memory[...] = worker.memory
         if self.policy.exploration is None:
             return
         shape = len(workers[0].slots[number].is_random), sum(worker.num_envs for worker in workers)
@@ -87,8 +92,9 @@ class MultiProcessCollector(Batches):
         first = workers[0].first
         for worker in workers:
             here = slice(worker.first - first, worker.first - first + worker.num_envs)
-            worker.slots[number].is_random[...] = plan.is_random[:, here]
-            worker.slots[number].actions[...] = plan.actions[:, here]
+            slot = worker.slots[number]
+            slot.is_random[...], slot.actions[...] = plan.is_random[:, here], plan.actions[:, here]
+            slot.noise[...] = plan.noise[:, here]
 
     def row_metrics(self) -> dict[str, float]:
         """For every row: what the environments of all workers count, and how often workers were begun anew."""
@@ -117,6 +123,7 @@ class MultiProcessCollector(Batches):
             "weights": self._weights.read() if self._are_weights_known else None,
             "failures": self.crew.failures,
             "collected": self.collected,
+            "memory": np.concatenate([worker.memory for worker in self.crew.workers]),
         }
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -128,6 +135,8 @@ class MultiProcessCollector(Batches):
             shares = [{**share, "guard": guard} for share, guard in zip(shares, guards, strict=True)]
         for worker, share in zip(workers, shares, strict=True):
             self.crew.load(worker, share)
+            if "memory" in state:
+                worker.memory[...] = state["memory"][worker.first : worker.first + worker.num_envs]
         counted = {name: sum(share["guard"][name] for share in shares) for name in environment["guard"]}
         self.environment.count_faults({name: total - counted[name] for name, total in environment["guard"].items()})
         self.policy.load_state_dict(state["policy"])

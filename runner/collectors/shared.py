@@ -11,8 +11,8 @@ import torch
 from numpy.typing import DTypeLike
 from torch import Tensor
 
-from runner.collectors.arrays import Arrays, Planned
-from runner.spec import EnvSpec
+from runner.collectors.arrays import Arrays
+from runner.spec import EnvSpec, Extra
 
 
 def shared_zeros(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
@@ -25,27 +25,31 @@ def shared_zeros(shape: Sequence[int], dtype: DTypeLike) -> np.ndarray:
 class Slot(NamedTuple):
     """One batch of one worker: what it is to play, ``[T, M]``, and what came of it.
 
-    ``observation`` ``[M, ...]`` is the current one of each environment after the batch.
+    ``memory`` ``[M, ...]`` is what the policy remembers before it; ``observation`` and ``memory_after`` ``[M, ...]``
+    are the current ones of each environment after the batch.
     """
 
     is_random: np.ndarray
     actions: np.ndarray
+    noise: np.ndarray
+    memory: np.ndarray
     arrays: Arrays
     observation: np.ndarray
+    memory_after: np.ndarray
 
     @classmethod
-    def allocate(cls, steps: int, num_envs: int, spec: EnvSpec) -> "Slot":
+    def allocate(cls, steps: int, num_envs: int, spec: EnvSpec, extra: Extra) -> "Slot":
         actions = (steps, num_envs, *spec.action_shape), spec.action_dtype
         observation = (num_envs, *spec.observation_shape), spec.observation_dtype
         return cls(
             is_random=shared_zeros((steps, num_envs), np.bool_),
             actions=shared_zeros(*actions),
-            arrays=Arrays.allocate(steps, num_envs, spec, shared_zeros),
+            noise=shared_zeros((steps, num_envs, extra.noise), np.float32),
+            memory=shared_zeros((num_envs, extra.memory), np.float32),
+            arrays=Arrays.allocate(steps, num_envs, spec, extra, shared_zeros),
             observation=shared_zeros(*observation),
+            memory_after=shared_zeros((num_envs, extra.memory), np.float32),
         )
-
-    def planned(self) -> Planned:
-        return self.is_random.tolist(), self.actions.tolist()
 
 
 class SharedWeights:

@@ -20,7 +20,8 @@ class SyncCollector(MultiProcessCollector):
 
     def _prepare(self) -> None:
         environment = self.environment
-        self._arrays = Arrays.allocate(self._steps_of_worker(0), environment.num_envs, environment.spec)
+        steps = self._steps_of_worker(0)
+        self._arrays = Arrays.allocate(steps, environment.num_envs, environment.spec, self.policy.extra)
         self.batch = self._arrays.as_batch()
 
     def __str__(self) -> str:

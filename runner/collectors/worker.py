@@ -1,5 +1,6 @@
 """What a worker process does: it plays batches into shared memory, and answers for its environments."""
 
+import os
 import pickle
 import traceback
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from runner.collectors.arrays import Arrays
+from runner.collectors.arrays import Arrays, Planned
 from runner.collectors.playing import VectorEnvironment, play
 from runner.collectors.shared import SharedWeights, Slot
 from runner.spec import Actor, EnvFault, HooklineError, StateDict
@@ -52,13 +53,15 @@ class Player:
         version = self._weights.pull(self._tensors)
         environment.start()
         environment.mark()
+        memory = slot.memory.copy()
         try:
-            play(environment, self._policy.greedy, slot.arrays, slot.planned())
+            planned = Planned.of(slot.is_random, slot.actions, slot.noise, environment.spec)
+            play(environment, self._policy, slot.arrays, planned, memory)
         except EnvFault:
             environment.roll_back()
             raise
         environment.check_bounds(slot.arrays)
-        slot.observation[...] = environment.observation
+        slot.observation[...], slot.memory_after[...] = environment.observation, memory
         return version, environment.row_metrics()
 
     def roll_back(self) -> None:
@@ -81,13 +84,18 @@ class Player:
         environment.start()
         for actions in played:
             scratch = Arrays.allocate(len(actions), environment.num_envs, environment.spec)
-            rows = [list(row) for row in actions] if environment.spec.action_shape else actions.tolist()
-            for t, row in enumerate(rows):
-                environment.step(row, scratch, t)
+            for t, row in enumerate(actions):
+                environment.step(self._policy.played(row), scratch, t)
         return np.array_equal(environment.observation, expected)
 
     def close(self) -> None:
         self._environment.close()
+
+
+def patience_among(processes: int) -> float:
+    """Seconds that processes wait for one another before they sleep: none where some of them share a core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return 200e-6 if cores >= processes else 0.0
 
 
 class Patience:

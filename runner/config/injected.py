@@ -6,6 +6,7 @@ INJECTED = frozenset(
         "collector",
         "compile",
         "device",
+        "distribution",
         "environment",
         "evaluation",
         "exploration",

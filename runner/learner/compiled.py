@@ -18,7 +18,6 @@ import torch._inductor
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, fx, nn, optim
 from torch._inductor.runtime.cache_dir_utils import default_cache_dir
-from torch.func import functional_call
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from runner.learner.optimization import Optimization
@@ -30,6 +29,7 @@ from runner.learner.tracing import (
     Holder,
     Inputs,
     Recorded,
+    call_with,
     describe,
     drop_unread_inputs,
     leaves,
@@ -210,7 +210,7 @@ def _as_function(
             for weight, one in zip(weights, parameters.values(), strict=True)
         ]
         data = TensorDict(dict(zip(keys, rest, strict=False)), batch_size=batch.batch_size)
-        losses = functional_call(holder, dict(zip(parameters, leaf, strict=True)), (data,))
+        losses = call_with(holder, dict(zip(parameters, leaf, strict=True)), data)
         gradients = optimization.gradients(losses, [leaf[index] for index in moved])
         with torch.no_grad():
             told = optimization.postprocess_gradients(gradients)
@@ -304,7 +304,7 @@ def _check_parity(ours: Recorded, holder: nn.Module, optimization: Optimization,
     (group,) = optimizer.param_groups
     group["lr"] = TRIED_LR
     with unchanged_generators():
-        losses = functional_call(holder, parameters, (batch.clone(),))
+        losses = call_with(holder, parameters, batch.clone())
     gradients = optimization.gradients(losses, group["params"])
     told = optimization.postprocess_gradients(gradients)
     for parameter, gradient in zip(group["params"], gradients, strict=True):

@@ -214,6 +214,14 @@ class Holder(nn.Module):
         return any(one._buffers and not getattr(one, "constant_buffers", False) for one in self.modules())
 
 
+def call_with(holder: nn.Module, tensors: Mapping[str, Tensor], batch: TensorDictBase) -> TensorDictBase:
+    """The losses with other tensors in place of the networks' own.
+
+    Each is swapped under its first name alone: where networks share a layer, torch would put it back wrongly.
+    """
+    return functional_call(holder, dict(tensors), (batch,), tie_weights=False)
+
+
 def record(holder: Holder, optimization: Optimization, batch: TensorDictBase) -> Program:
     """Run the loss and its gradients once for ``batch``, noting down every kernel call."""
     names, parameters = list(holder.tensors()), list(holder.tensors().values())
@@ -223,7 +231,7 @@ def record(holder: Holder, optimization: Optimization, batch: TensorDictBase) ->
 
     def function(*inputs: Tensor) -> list[Tensor | None]:
         data = TensorDict(dict(zip(keys, inputs[len(names) :], strict=True)), batch_size=batch.batch_size)
-        losses = functional_call(holder, dict(zip(names, inputs, strict=False)), (data,))
+        losses = call_with(holder, dict(zip(names, inputs, strict=False)), data)
         outputs[:] = list(losses.keys())
         own = [inputs[index] for index in moved]
         return [*(losses[key].detach() for key in outputs), *optimization.gradients(losses, own)]

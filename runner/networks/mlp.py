@@ -38,9 +38,7 @@ class MLP(nn.Module):
         self.input_dims = len(input_shape)
         sizes = [torch.Size(input_shape).numel(), *hidden, outputs]
         self.layers = nn.ModuleList(nn.Linear(size, following) for size, following in pairwise(sizes))
-        self._stack: tuple[Any, ...] = tuple(
-            self.layers
-        )  # plain attribute: iterating a ModuleList costs as much as a small matmul
+        self._stack: tuple[Any, ...] = tuple(self.layers)  # iterating a ModuleList costs as much as a small matmul
         self._registers: list[dict[str, Any]] = [layer._parameters for layer in self._stack]
         self._addresses: list[int] = []
         self._views: list[tuple[np.ndarray, np.ndarray]] = []
@@ -94,6 +92,20 @@ class MLP(nn.Module):
 
     def _flattened(self, observation: Tensor) -> Tensor:
         return observation.flatten(-self.input_dims) if self.input_dims else observation.unsqueeze(-1)
+
+
+class FeatureMLP(MLP):
+    """The same with an activation after the last layer, for heads to stand on."""
+
+    @property
+    def features(self) -> int:
+        return int(self._stack[-1].out_features)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return self.activation(super().forward(observation))
+
+    def forward_numpy(self, observation: np.ndarray) -> np.ndarray:
+        return self._numpy_activation(super().forward_numpy(observation))
 
 
 def make_q_network(

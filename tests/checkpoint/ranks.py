@@ -93,7 +93,7 @@ def start(folder, world_size, backend, resume=False, store=DistributedCheckpoint
         if pid == 0:
             code = 1
             try:
-                sys.stderr = open(folder / f"told-{rank}", "w")
+                sys.stderr = open(folder / f"told-{rank}", "w")  # noqa: SIM115 (the process ends with it)
                 logging.basicConfig(stream=sys.stderr, format="%(message)s", force=True)
                 distributed.init_process_group("gloo", f"file://{rendezvous}", rank=rank, world_size=world_size)
                 work(folder, rank, backend, resume, store)

@@ -11,7 +11,13 @@ CHOICES = [
     (file.relative_to(CONF).parts[0], "/".join(file.relative_to(CONF).with_suffix("").parts[1:]))
     for file in sorted(CONF.glob("*/**/*.yaml"))
 ]
+OFFLINE = ["source=offline", "source.path=.", "evaluation.every.updates=9", "checkpoint.every.updates=9", "tuned=null"]
 NEEDED = {
+    ("collector", "offline"): ["stop_after.updates=9", *OFFLINE],
+    ("source", "offline"): ["collector=offline", "stop_after.updates=9", *OFFLINE],
+    ("algo", "cql"): ["source.path=."],
+    ("algo", "bc"): ["source.path=."],
+    ("loss", "bc"): ["algo=bc", "source.path=."],
     ("env", "gym"): ["env.id=Pendulum-v1"],
     ("scheduler", "piecewise"): ["scheduler.points=[[0,1e-3],[9,1e-4]]"],
     ("collector", "sync"): ["env.num_envs=2"],
@@ -20,13 +26,21 @@ NEEDED = {
 }
 
 
+def needed(group, choice):
+    """What else has to be chosen: tuned values go with their algorithm and environment."""
+    if group == "tuned":
+        algo, env = choice.split("/")
+        return [f"algo={algo}", f"env={env}"]
+    return NEEDED.get((group, choice), [])
+
+
 def test_there_are_choices():
     assert len(CHOICES) > 20
 
 
 @pytest.mark.parametrize(("group", "choice"), CHOICES, ids=lambda part: part)
 def test_a_choice_composes_and_is_valid(group, choice):
-    found = check(parse_arguments([f"{group}={choice}", *NEEDED.get((group, choice), [])]))
+    found = check(parse_arguments([f"{group}={choice}", *needed(group, choice)]))
     assert choice in (found.choices[group], *found.choices[group]) or found.choices[group] == choice
 
 

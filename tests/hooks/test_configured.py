@@ -8,27 +8,40 @@ from runner.config.summary import explain_schedule
 from runner.runs import RunFolder
 from runner.spec import ConfigError
 from tests.toys import same_tree
-from tests.whole.runs import compose
+from tests.whole.runs import compose, compose_on_policy
 
 NEEDED = {
     "clear_cuda_cache": ["hooks.clear_cuda_cache.every.batches=3"],
     "lr_scheduler": ["scheduler=constant", "learning.lr_scheduler.every.updates=10"],
     "target_net_updater": ["target_updater=trivial"],
     "value_estimator": ["learning.value_estimator.estimator={_target_: tests.toys.RewardToGo}"],
+    "kl_stop": ["learning.kl_stop.limit=1e-4"],
+    "adaptive_kl": ["loss.kind=kl_penalty"],
     "early_stopping": ["hooks.early_stopping.monitor=train/return_mean", "hooks.early_stopping.patience=1000"],
 }
 LEARNING = sorted(path.stem for path in (CONF / "learning").glob("*.yaml"))
 HOOKS = sorted(path.stem for path in (CONF / "hooks").glob("*.yaml"))
-FIRST = ("select_keys",)
+FIRST = ("select_keys", "gae", "td_lambda", "v_trace", "returns_to_go")
+ON_POLICY = ("on_policy", "kl_stop", "adaptive_kl", *FIRST[1:])
 
 
 SMALL = ("total_frames=600", "source.warmup=100", "log_every.env_steps=50", "evaluation.every.env_steps=200")
 
 
 def config_with(group, choice):
+    if group == "learning" and choice in ON_POLICY:
+        return on_policy_config(choice)
     base = {"learning": "off_policy", "hooks": "default"}[group]
     both = [choice] if choice == base else [choice, base] if choice in FIRST else [base, choice]
     return compose(f"{group}=[{','.join(both)}]", *NEEDED.get(choice, []), *SMALL)
+
+
+def on_policy_config(choice):
+    estimator = choice if choice in FIRST else "gae"
+    names = list(dict.fromkeys([estimator, "on_policy", *([] if choice in FIRST else [choice])]))
+    small = [word for word in SMALL if "warmup" not in word]
+    sizes = ["collector.frames_per_batch=10", "source.batch_size=5"]
+    return compose_on_policy(f"learning=[{','.join(names)}]", *sizes, *NEEDED.get(choice, []), *small)
 
 
 def state_of(experiment):

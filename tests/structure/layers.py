@@ -6,7 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 from tests.structure.sources import Import, Source, imports_of
 
 LAYERS = {
-    0: ("runner.types", "runner.text", "runner.spec"),
+    0: ("runner.types", "runner.text", "runner.spec", "runner.extras"),
     1: (
         "runner.batch_source",
         "runner.returns",
@@ -16,6 +16,7 @@ LAYERS = {
         "runner.metrics",
         "runner.hook",
         "runner.points",
+        "runner.video",
     ),
     2: (
         "runner.envs",
@@ -27,13 +28,14 @@ LAYERS = {
         "runner.checkpoint",
         "runner.runs",
     ),
-    3: ("runner.losses", "runner.learner", "hooks"),
+    3: ("runner.losses", "runner.learner", "runner.estimators", "hooks"),
     4: ("runner.policy", "runner.collectors", "runner.evaluation", "runner.trainer"),
     5: (
         "runner.builders",
         "runner.collector_builders",
         "runner.env_builders",
         "runner.dataset_builders",
+        "runner.offline_builders",
         "runner.trainer_builder",
         "runner.config",
         "runner.sweeps",
@@ -56,7 +58,10 @@ EXCEPTIONS = {
     ("scripts", "scripts.benchmark"),  # scripts/bench.py is its command line
 }
 
-PARENT_LOSSES: dict[str, str] = {}
+PARENT_LOSSES: dict[str, str] = {
+    "runner.losses.cql": "runner.losses.dqn",
+    "runner.losses.sac": "runner.losses.td3",
+}
 """A loss that builds on another one: the module's name, and that of its one parent."""
 
 ONLY_IN = {"hydra": ("runner.config", "runner.sweeps"), "omegaconf": ("runner.config", "runner.sweeps")}
@@ -75,6 +80,7 @@ ELSEWHERE = "scripts.benchmark.peers"
 """Runs in the peers' virtual environments, with their dependencies."""
 
 DISTRIBUTIONS = {
+    "PIL": "pillow",
     "ale_py": "ale-py",
     "annotated_types": "annotated-types",
     "hydra": "hydra-core",

@@ -14,6 +14,8 @@ ALGORITHMS = {
     "appo", "ppg", "sac", "td3", "ddpg", "maddpg", "redq", "crossq", "a2c", "a3c", "trpo", "vpg", "vac",
     "impala", "sarsa", "iql", "cql", "awac", "awr", "gail", "airl", "dreamer",
 }
+WORDS_OF_OTHERS = {"reinforce"}
+"""Algorithms whose names mean something else, too: what moves an ``Approximation`` down its loss."""
 TOP_LEVEL = {
     "pyproject.toml", "conf", "runner", "hooks", "tests", "outputs", "scripts", "run.py", "README.md",
     "CHANGELOG.md", "LICENSE", "constraints.txt",

@@ -8,17 +8,29 @@ from typing import Any
 import numpy as np
 import torch
 
+from runner.builders import acting_network
 from runner.checkpoint.store import CheckpointStore
 from runner.config.arguments import parse_arguments
 from runner.config.assemble import Experiment, assemble
 from runner.config.check import check
 from runner.runs import RunFolder
 
-SHORT = (
-    "total_frames=3000", "source.warmup=300", "source.capacity=1000", "source.batch_size=32", "network.hidden=[16,16]",
-    "collector.frames_per_batch=10", "evaluation.every.env_steps=1000", "evaluation.episodes=2",
+OFF_POLICY = (
+    "source.warmup=300", "source.capacity=1000", "source.batch_size=32", "collector.frames_per_batch=10",
+)  # fmt: skip
+ON_POLICY = (
+    "algo=ppo", "env.num_envs=2", "collector.frames_per_batch=20", "source.batch_size=10", "source.epochs=2",
+)  # fmt: skip
+ANY = (
+    "total_frames=3000", "network.hidden=[16,16]", "evaluation.every.env_steps=1000", "evaluation.episodes=2",
     "evaluation.final_episodes=2", "log_every.env_steps=200", "checkpoint.every.env_steps=500", "logger=csv",
     "~hooks.progress_bar", "tuned=null",
+)  # fmt: skip
+SHORT = (*ANY, *OFF_POLICY)
+OFFLINE = (
+    "network.hidden=[16,16]", "stop_after.updates=900", "source.batch_size=32", "evaluation.every.updates=300",
+    "evaluation.episodes=2", "evaluation.final_episodes=2", "log_every.updates=70", "checkpoint.every.updates=150",
+    "logger=csv", "~hooks.progress_bar", "tuned=null",
 )  # fmt: skip
 CLOCK_COLUMNS = "perf/"
 OF_THE_COMMAND_LINE = {".hydra", "command.txt", "run.log"}
@@ -27,6 +39,14 @@ OF_THE_COMMAND_LINE = {".hydra", "command.txt", "run.log"}
 
 def compose(*overrides: str) -> dict[str, Any]:
     return check(parse_arguments([*SHORT, *overrides])).config
+
+
+def compose_on_policy(*overrides: str) -> dict[str, Any]:
+    return check(parse_arguments([*ANY, *ON_POLICY, *overrides])).config
+
+
+def compose_offline(path: Path, *overrides: str) -> dict[str, Any]:
+    return check(parse_arguments(["algo=cql", f"source.path={path}", *OFFLINE, *overrides])).config
 
 
 def train(config: dict[str, Any]) -> Experiment:
@@ -38,7 +58,7 @@ def train(config: dict[str, Any]) -> Experiment:
 
 
 def weights(experiment: Experiment) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in experiment.networks["q"].state_dict().items()}
+    return {name: value.clone() for name, value in acting_network(experiment.networks).state_dict().items()}
 
 
 def state_of(folder: Path) -> dict[str, Any]:
@@ -58,8 +78,10 @@ def replay_of(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     # On the CPU: a process that has used a GPU cannot be forked any more.
     experiment = assemble({**config, "device": "cpu", "logger": {}}, RunFolder.open(folder))
     experiment.trainer.load_from_file()
-    storage: Any = experiment.source.storage
+    storage: Any = getattr(experiment.source, "storage", None)
     experiment.environment.close()
+    if storage is None:  # a dataset, which is nobody's but its own
+        return {}
     rows = {str(key): field[: storage.filled_rows].clone() for key, field in storage.fields.items()}
     return {"rows": rows, "cursor": storage.cursor, "filled_rows": storage.filled_rows}
 

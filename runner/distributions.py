@@ -1,0 +1,296 @@
+"""What the outputs of a policy's network mean: distributions over actions, as pure functions of outputs and noise.
+
+Everything works on tensors and on arrays alike, so that a policy acts by numpy and learns by torch. Noise is an input,
+drawn ahead from a stream of its own.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from tensordict import TensorDictBase
+from torch import Tensor
+from torch.nn import functional as F
+
+from runner.spec import ACTION_MASK, OBSERVATION, EnvSpec
+
+Numbers = Any
+"""A tensor or an array."""
+
+LOG_STD_RANGE = -5.0, 2.0
+"""Of distributions whose standard deviation the network says for each observation."""
+MASKED = -1e8
+"""The logit of an action that cannot be taken; finite, so that no gradient becomes NaN."""
+_HALF_LOG_2_PI = 0.5 * math.log(2 * math.pi)
+_ENTROPY_OF_NORMAL = 0.5 + _HALF_LOG_2_PI
+
+
+class Distribution(Protocol):
+    """``outputs`` are ``[..., size]``, actions ``[..., *action]``, noise ``[..., noise_size]``, all else ``[...]``.
+
+    Attributes:
+        size: numbers that the network has to give for each observation.
+        noise_size: random numbers that a sample takes; 0 where nothing is random.
+    """
+
+    size: int
+    noise_size: int
+
+    def mode(self, outputs: Numbers) -> Numbers: ...
+
+    def sample(self, outputs: Numbers, noise: Numbers) -> Numbers: ...
+
+    def played(self, actions: Numbers) -> Numbers: ...
+
+    def draw(self, generator: np.random.Generator, shape: Sequence[int]) -> np.ndarray: ...
+
+    def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor: ...
+
+
+class Argmax:
+    """No distribution: the best of ``num_actions`` values."""
+
+    noise_size = 0
+
+    def __init__(self, num_actions: int) -> None:
+        self.size = num_actions
+
+    def mode(self, outputs: Numbers) -> Numbers:
+        return outputs.argmax(-1)
+
+    def sample(self, outputs: Numbers, noise: Numbers) -> Numbers:
+        return self.mode(outputs)
+
+    def played(self, actions: Numbers) -> Numbers:
+        return actions
+
+    def draw(self, generator: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+        return np.empty((*shape, 0), np.float32)
+
+    def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
+        raise ValueError("values of actions give no probabilities: the loss needs a network with a distribution")
+
+
+class Categorical(Argmax):
+    """One of ``num_actions``, by unnormalized log-probabilities; sampled by Gumbel noise (Maddison et al. 2014)."""
+
+    def __init__(self, num_actions: int) -> None:
+        super().__init__(num_actions)
+        self.noise_size = num_actions
+
+    def sample(self, outputs: Numbers, noise: Numbers) -> Numbers:
+        return (outputs + noise).argmax(-1)
+
+    def draw(self, generator: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+        exponential = generator.standard_exponential((*shape, self.size), dtype=np.float32)
+        return -np.log(np.maximum(exponential, np.finfo(np.float32).tiny))
+
+    def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
+        return F.log_softmax(outputs, -1).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+
+    def entropy(self, outputs: Tensor) -> Tensor:
+        log_probs = F.log_softmax(outputs, -1)
+        return -(log_probs.exp() * log_probs).sum(-1)
+
+    def kl(self, outputs: Tensor, other: Tensor) -> Tensor:
+        """Divergence of ``other`` from ``outputs``: ``sum p log(p / q)``."""
+        log_p, log_q = F.log_softmax(outputs, -1), F.log_softmax(other, -1)
+        return (log_p.exp() * (log_p - log_q)).sum(-1)
+
+
+class Normal:
+    """Independent normal distributions, by means and logarithms of standard deviations, ``[..., 2 A]``.
+
+    What is played of an action is clipped to the bounds; its probability is that of the action before clipping.
+    """
+
+    def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
+        self.low, self.high = low, high
+        self.size, self.noise_size = 2 * low.size, low.size
+
+    def mode(self, outputs: Numbers) -> Numbers:
+        return self.played(_halves(outputs)[0])
+
+    def sample(self, outputs: Numbers, noise: Numbers) -> Numbers:
+        mean, log_std = _halves(outputs)
+        return mean + _like(outputs, np.exp, torch.exp)(log_std) * noise
+
+    def played(self, actions: Numbers) -> Numbers:
+        if isinstance(actions, Tensor):
+            low, high = torch.as_tensor(self.low), torch.as_tensor(self.high)
+            return actions.clamp(low.to(actions.device), high.to(actions.device))
+        return np.clip(actions, self.low, self.high)
+
+    def draw(self, generator: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+        return generator.standard_normal((*shape, self.noise_size), dtype=np.float32)
+
+    def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
+        mean, log_std = _halves(outputs)
+        return _log_prob_of_noise((action - mean) * torch.exp(-log_std), log_std)
+
+    def entropy(self, outputs: Tensor) -> Tensor:
+        return (_halves(outputs)[1] + _ENTROPY_OF_NORMAL).sum(-1)
+
+    def kl(self, outputs: Tensor, other: Tensor) -> Tensor:
+        """Divergence of ``other`` from ``outputs``."""
+        (mean, log_std), (other_mean, other_log_std) = _halves(outputs), _halves(other)
+        squares = torch.exp(2 * (log_std - other_log_std)) + ((mean - other_mean) * torch.exp(-other_log_std)).square()
+        return (other_log_std - log_std + 0.5 * (squares - 1)).sum(-1)
+
+
+class TanhNormal:
+    """A normal distribution squashed into the bounds (Haarnoja et al. 2018, appendix C), by ``[..., 2 A]`` outputs.
+
+    Densities are those of actions scaled to ``[-1, 1]``, so that an entropy means the same whatever the bounds.
+    """
+
+    def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
+        self.box = Box(low, high)
+        self.size, self.noise_size = 2 * low.size, low.size
+
+    def mode(self, outputs: Numbers) -> Numbers:
+        return self.box.squash(_halves(outputs)[0])
+
+    def sample(self, outputs: Numbers, noise: Numbers) -> Numbers:
+        mean, log_std = self._parameters(outputs)
+        return self.box.squash(mean + _like(outputs, np.exp, torch.exp)(log_std) * noise)
+
+    def sample_with_log_prob(self, outputs: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Actions and their log-densities, differentiable (the reparametrization trick)."""
+        mean, log_std = self._parameters(outputs)
+        before = mean + torch.exp(log_std) * noise
+        return self.box.squash(before), _log_prob_of_noise(noise, log_std) - _log_slope_of_tanh(before).sum(-1)
+
+    def played(self, actions: Numbers) -> Numbers:
+        return actions
+
+    def draw(self, generator: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+        return generator.standard_normal((*shape, self.noise_size), dtype=np.float32)
+
+    def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
+        mean, log_std = self._parameters(outputs)
+        before = self.box.unsquash(action)
+        noise = (before - mean) * torch.exp(-log_std)
+        return _log_prob_of_noise(noise, log_std) - _log_slope_of_tanh(before).sum(-1)
+
+    def _parameters(self, outputs: Numbers) -> tuple[Numbers, Numbers]:
+        mean, log_std = _halves(outputs)
+        return mean, log_std.clip(*LOG_STD_RANGE)
+
+
+class TanhDeterministic:
+    """No distribution: one action within the bounds, by ``[..., A]`` outputs (Lillicrap et al. 2016)."""
+
+    noise_size = 0
+
+    def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
+        self.box = Box(low, high)
+        self.size = low.size
+
+    def mode(self, outputs: Numbers) -> Numbers:
+        return self.box.squash(outputs)
+
+    def sample(self, outputs: Numbers, noise: Numbers) -> Numbers:
+        return self.mode(outputs)
+
+    def played(self, actions: Numbers) -> Numbers:
+        return actions
+
+    def draw(self, generator: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+        return np.empty((*shape, 0), np.float32)
+
+    def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
+        raise ValueError("a deterministic policy gives no probabilities: the loss needs one with a distribution")
+
+
+class Box:
+    """Bounds ``[A]`` of actions, and the way between them and all numbers."""
+
+    def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise ValueError(f"actions without bounds ({low} to {high}) cannot be squashed into them")
+        self.low, self.high = low.astype(np.float32), high.astype(np.float32)
+        self._center, self._scale = (self.high + self.low) / 2, (self.high - self.low) / 2
+        self._tensors = torch.from_numpy(self._center), torch.from_numpy(self._scale)
+
+    def squash(self, numbers: Numbers) -> Numbers:
+        if isinstance(numbers, np.ndarray):
+            return self._center + self._scale * np.tanh(numbers)
+        center, scale = self._on(numbers.device)
+        return center + scale * torch.tanh(numbers)
+
+    def unsquash(self, actions: Tensor) -> Tensor:
+        """What was squashed; an action on the bounds counts as one just within."""
+        center, scale = self._on(actions.device)
+        return torch.atanh(((actions - center) / scale).clamp(-1 + 1e-6, 1 - 1e-6))
+
+    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        if self._tensors[0].device != device:
+            self._tensors = self._tensors[0].to(device), self._tensors[1].to(device)
+        return self._tensors
+
+
+def stochastic(spec: EnvSpec) -> Categorical | Normal:
+    """The distribution of a policy that explores by itself, for the actions that an environment takes."""
+    if spec.num_actions is not None:
+        return Categorical(spec.num_actions)
+    return Normal(*bounds(spec))
+
+
+def bounds(spec: EnvSpec) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest actions ``[A]``; a ``ValueError`` where actions are no vectors."""
+    if spec.action_low is None or spec.action_high is None:
+        raise ValueError(f"{spec.id} takes one of {spec.num_actions} actions, where vectors are needed")
+    return spec.action_low.reshape(-1), spec.action_high.reshape(-1)
+
+
+def outputs_of(network: Callable[..., Tensor], batch: TensorDictBase) -> Tensor:
+    """What a network says of each step of a batch, called with what its ``in_keys`` name, else with the observation.
+
+    Where the batch has an action mask, outputs for each action are masked by it.
+    """
+    return _masked_by(batch, network(*_inputs(network, batch)))
+
+
+def _inputs(network: Callable[..., Tensor], batch: TensorDictBase) -> list[Tensor]:
+    return [batch.get(key) for key in getattr(network, "in_keys", (OBSERVATION,))]
+
+
+def _masked_by(batch: TensorDictBase, outputs: Tensor) -> Tensor:
+    mask = batch.get(ACTION_MASK, None)
+    return outputs if mask is None or mask.shape != outputs.shape else masked(outputs, mask)
+
+
+def policy_and_value(networks: Mapping[str, Any], batch: TensorDictBase) -> tuple[Tensor, Tensor]:
+    """What the networks ``policy`` ``[..., size]`` and ``value`` ``[...]`` say; a trunk they share is asked once."""
+    policy, value = networks["policy"], networks["value"]
+    is_shared = hasattr(policy, "trunk") and policy.trunk is getattr(value, "trunk", None)
+    if not is_shared:
+        return outputs_of(policy, batch), outputs_of(value, batch).squeeze(-1)
+    features = policy.trunk(*_inputs(policy, batch))
+    return _masked_by(batch, policy.head(features)), value.head(features).squeeze(-1)
+
+
+def masked(outputs: Numbers, mask: Numbers) -> Numbers:
+    """``outputs`` where the ``mask`` is true, and next to no chance elsewhere."""
+    return _like(outputs, np.where, torch.where)(mask, outputs, MASKED)
+
+
+def _halves(outputs: Numbers) -> tuple[Numbers, Numbers]:
+    size = outputs.shape[-1] // 2
+    return outputs[..., :size], outputs[..., size:]
+
+
+def _like(numbers: Numbers, of_arrays: Callable[..., Any], of_tensors: Callable[..., Any]) -> Callable[..., Any]:
+    return of_tensors if isinstance(numbers, Tensor) else of_arrays
+
+
+def _log_prob_of_noise(noise: Tensor, log_std: Tensor) -> Tensor:
+    return -(0.5 * noise.square() + log_std + _HALF_LOG_2_PI).sum(-1)
+
+
+def _log_slope_of_tanh(numbers: Tensor) -> Tensor:
+    """``log(1 - tanh(x)^2)``, without the cancellation that this has for large ``x``."""
+    return 2 * (math.log(2) - numbers - F.softplus(-2 * numbers))

@@ -1,0 +1,105 @@
+"""The loss of proximal policy optimization."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torch.nn import functional as F
+
+from runner.distributions import policy_and_value
+from runner.spec import ACTION, ACTION_LOG_PROB, ADVANTAGE, KL, POLICY_OUTPUT, STATE_VALUE, VALUE_TARGET
+from runner.types import Discount, NonNegativeFloat, PositiveFloat
+
+Kind = Literal["clip", "kl_penalty"]
+ValueLoss = Literal["l2", "smooth_l1"]
+_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
+
+
+class PPOLoss:
+    """A bounded step of the policy towards actions with advantages, and of the value towards its target.
+
+    ``clip`` (Schulman et al. 2017, eq. 7): ratios of probabilities count up to ``1 +- clip_epsilon``. ``kl_penalty``
+    (eq. 8): ``beta`` times the divergence from the policy that played is added, exactly, from its recorded outputs.
+
+    One term, ``ppo``, over networks ``policy`` and ``value``; reads a batch ``[...]`` with observation, action,
+    ``action_log_prob``, ``advantage`` and ``value_target`` (``policy_output`` for the penalty, ``state_value`` to clip
+    values). Gives ``loss_policy``, ``loss_value``, ``loss_entropy``, the scalars ``approx_kl`` and ``clip_fraction``,
+    and ``kl`` ``[...]``: ``(r - 1) - log r`` of each action (Schulman 2020), whose mean estimates the divergence.
+
+    Args:
+        distribution: what the outputs of ``policy`` mean.
+        gamma: for the estimator of advantages to refer to, as ``${loss.gamma}``.
+        entropy_coeff, critic_coeff: factors of entropy and value loss.
+        clip_value: also keep values within ``clip_epsilon`` of the old ones where that is worse.
+        normalize_advantage: to mean 0 and deviation 1 over the sub-batch.
+        beta: factor of the divergence, to begin with; see ``hooks.adaptive_kl``.
+    """
+
+    targets = ()
+    outputs = (KL,)
+    stackable = True
+
+    def __init__(
+        self,
+        distribution: Any,
+        gamma: Discount = 0.99,
+        kind: Kind = "clip",
+        clip_epsilon: PositiveFloat = 0.2,
+        entropy_coeff: NonNegativeFloat = 0.01,
+        critic_coeff: NonNegativeFloat = 0.5,
+        value_loss: ValueLoss = "l2",
+        clip_value: bool = False,
+        normalize_advantage: bool = True,
+        beta: NonNegativeFloat = 1.0,
+    ) -> None:
+        self.distribution, self.gamma, self.kind, self.clip_value = distribution, gamma, kind, clip_value
+        self.normalize_advantage = normalize_advantage
+        self.hyper_parameters: dict[str, Any] = {
+            "clip_epsilon": clip_epsilon,
+            "entropy_coeff": entropy_coeff,
+            "critic_coeff": critic_coeff,
+            "beta": torch.tensor(float(beta)),
+        }
+        self._function = _FUNCTIONS[value_loss]
+        self.terms = {"ppo": self.ppo}
+
+    def ppo(
+        self, networks: Mapping[str, Callable[..., Tensor]], batch: TensorDictBase, hyper_parameters: Mapping[str, Any]
+    ) -> TensorDict:
+        """The only term."""
+        epsilon = hyper_parameters["clip_epsilon"]
+        outputs, value = policy_and_value(networks, batch)
+        log_ratio = self.distribution.log_prob(outputs, batch.get(ACTION)) - batch.get(ACTION_LOG_PROB)
+        ratio = log_ratio.exp()
+        advantage = batch.get(ADVANTAGE)
+        if self.normalize_advantage:
+            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+        with torch.no_grad():
+            kl = (ratio - 1) - log_ratio
+            clipped = ((ratio - 1).abs() > epsilon).float().mean()
+        if self.kind == "clip":
+            gain = torch.min(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage).mean()
+        else:
+            divergence = self.distribution.kl(batch.get(POLICY_OUTPUT), outputs).mean()
+            gain = (ratio * advantage).mean() - hyper_parameters["beta"].to(ratio.device) * divergence
+        entropy = self.distribution.entropy(outputs).mean()
+        losses = {
+            "loss_policy": -gain,
+            "loss_value": hyper_parameters["critic_coeff"] * self._value_loss(value, batch, epsilon),
+            "loss_entropy": -hyper_parameters["entropy_coeff"] * entropy,
+        }
+        told = {"approx_kl": kl.mean(), "clip_fraction": clipped, "entropy": entropy.detach(), KL: kl}
+        return TensorDict({**losses, **told}, batch_size=[])
+
+    def _value_loss(self, value: Tensor, batch: TensorDictBase, epsilon: float) -> Tensor:
+        target = batch.get(VALUE_TARGET)
+        if value.shape != target.shape:  # [B, 1] against [B] would broadcast to [B, B]
+            raise ValueError(f"values {list(value.shape)} and their targets {list(target.shape)} differ in shape")
+        if not self.clip_value:
+            return self._function(value, target)
+        old = batch.get(STATE_VALUE)
+        near = old + (value - old).clamp(-epsilon, epsilon)
+        worse = torch.max(*(self._function(one, target, reduction="none") for one in (value, near)))
+        return worse.mean()
