@@ -69,7 +69,7 @@ def _read_into(path: Path, place: int, row: Tensor) -> None:
     """Fill ``row`` with the bytes from ``place`` on: nothing of them is in memory besides, be it as large as it may."""
     with open(path, "rb", buffering=0) as file:
         file.seek(place)
-        view = row.numpy().data.cast("B")
+        view = memoryview(row.numpy().data).cast("B")
         while view:
             count = file.readinto(view)
             if not count:
