@@ -24,7 +24,8 @@ class DistributedCheckpoint(CheckpointStore):
 
     All of them save, load, and ask whether a save is due, at the same points of the run. What is in ``replicated`` is
     the same in every process: the first one writes it, and all read it. A checkpoint goes on with as many processes as
-    made it; where one of them is killed, no checkpoint comes of the save that was under way.
+    made it; where one of them is killed, no checkpoint comes of the save that was under way. Replay rows in files
+    (``source.storage=memmap``) need a folder of each process's own.
 
     Args:
         group: of ``torch.distributed``, for tensors on the CPU (gloo); all processes if not given.
