@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.extras import need
-from runner.loggers.base import Histogram, Logger
+from runner.loggers.base import Histogram, Logger, run_name
 from runner.loggers.journal import Journal, Row
 from runner.loggers.wandb_sender import STORE, Opening, SenderThread
 from runner.spec import CLOCKS, Deferred, StateDict
@@ -92,7 +92,7 @@ class WandbLogger(Logger):
                 self._journal.clear()  # of an earlier run in this folder
             except OSError as error:
                 self.warn_once("%s cannot be removed: %s", self._journal.path, error)
-        names = (self.id, self._project, self._entity, self.exp_name)
+        names = (self.id, self._project, self._entity, run_name(self.folder))
         self._sender = SenderThread(Opening(self._journal.path, *names, self._offline, self._is_resumed))
 
     def flush(self) -> None:
