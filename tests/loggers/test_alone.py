@@ -89,7 +89,7 @@ def test_histograms_are_a_long_table_that_a_resumed_run_continues(tmp_path):
     logger = CSVLogger(run=tmp_path)
     logger.log_histogram("w", [0.0, 1.0, 1.0], step=5, bins=2)
     state = logger.state_dict()
-    logger.log_histogram("w", [9.0], step=6, bins=1)  # lost with the process
+    logger.log_histogram("w", [9.0], step=6, bins=3)  # lost with the process
     resumed = CSVLogger(run=tmp_path)
     resumed.load_state_dict(state)
     resumed.log_histogram("w", [0.0, 4.0], step=7, bins=1)
