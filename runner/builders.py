@@ -22,6 +22,7 @@ from runner.data.mixture import Mixture
 from runner.data.replay import KEYS, Replay
 from runner.data.samplers import SamplerName, check_options, make_sampler
 from runner.data.storage import TensorStorage
+from runner.distributions import Distribution
 from runner.env_builders import (
     correct_for_frame_skip,
     get_stats_random_rollout,
@@ -33,16 +34,19 @@ from runner.envs.vector import Environment, make_environment
 from runner.evaluation import Evaluation
 from runner.exploration import EpsilonGreedy
 from runner.learner.approximation import Approximation
-from runner.learner.gradients import Clip, ClipBy, NonFinite
+from runner.learner.gradients import ClipBy, NonFinite
 from runner.learner.learner import DEFAULT_MODULE, Learner, Loss, Module
-from runner.learner.optimization import Optimization
+from runner.learner.staged import Rules, make_optimizations
 from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, TrivialTarget
 from runner.loggers.base import generate_exp_name
 from runner.loggers.choose import get_logger
+from runner.losses.bc import BCLoss
+from runner.losses.cql import CQLLoss
 from runner.losses.dqn import DQNLoss, LossFunction
 from runner.networks.actor_critic import make_actor_critic
 from runner.networks.cnn import make_q_cnn
 from runner.networks.mlp import make_q_network
+from runner.offline_builders import make_offline_source
 from runner.policy import Policy
 from runner.record.video import VideoRecorder
 from runner.schedules import Schedule, linear
@@ -54,8 +58,10 @@ from runner.types import (
     Discount,
     Every,
     Fraction,
+    NonNegativeFloat,
     NonNegativeInt,
     OpenFraction,
+    OptimizationOptions,
     PositiveFloat,
     PositiveInt,
 )
@@ -186,6 +192,21 @@ def make_dqn_loss(
     return made
 
 
+def make_cql_loss(
+    gamma: Discount = 0.99,
+    double: bool = True,
+    loss_function: LossFunction = "smooth_l1",
+    alpha: NonNegativeFloat = 1.0,
+) -> CQLLoss:
+    """The loss of conservative Q-learning, over a network ``q`` of discrete actions; ``alpha`` is how conservative."""
+    return CQLLoss(gamma, double, loss_function, alpha)
+
+
+def make_bc_loss(distribution: Distribution) -> BCLoss:
+    """The loss of behaviour cloning, over a network ``policy`` that gives the outputs of ``distribution``."""
+    return BCLoss(distribution)
+
+
 def make_target_updater(
     update_frequency: PositiveInt | None = None,
     rate: Fraction | None = None,
@@ -231,8 +252,10 @@ def make_learner(
     update_every: PositiveInt = 1,
     non_finite: NonFinite = "raise",
     compile: Compile = "trace",
+    optimizations: dict[str, OptimizationOptions] | None = None,
+    generator: torch.Generator | None = None,
 ) -> Learner:
-    """A learner with one module: all of ``networks`` moved by one optimizer.
+    """A learner with one module: all of ``networks`` moved by one optimizer, or by one for each stage of the loss.
 
     Args:
         networks: by name; those that ``loss.targets`` names are each followed by a copy of ``target_updater``.
@@ -243,27 +266,18 @@ def make_learner(
         update_every: apply in every n-th update.
         non_finite: what to do about gradients that are no numbers.
         compile: how updates are computed.
+        optimizations: what one of several does otherwise, by the name of the loss's stage.
+        generator: for the noise of losses that need some.
     """
     followed = getattr(loss, "targets", ()) if target_updater else ()
     wrapped = {
         name: Approximation(model, name=name, target=deepcopy(target_updater) if name in followed else None)
         for name, model in networks.items()
     }
-    optimization = Optimization(
-        optimizer(_parameters(networks)),
-        every=update_every,
-        schedule=scheduler,
-        clip=Clip(clip, clip_by) if clip else None,
-        loss_weights=loss_weights,
-        non_finite=non_finite,
-        targets=[wrapped[name].target for name in followed],
-    )
-    return Learner({DEFAULT_MODULE: Module(wrapped, loss, (optimization,))}, progress, compile)
-
-
-def _parameters(networks: Mapping[str, nn.Module]) -> list[nn.Parameter]:
-    """Those of all networks, each once, however many share it."""
-    return list(dict.fromkeys(parameter for model in networks.values() for parameter in model.parameters()))
+    rules = Rules(optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite)
+    stages = make_optimizations(loss, wrapped, rules, optimizations)
+    generator = generator if callable(getattr(loss, "draw", None)) else None
+    return Learner({DEFAULT_MODULE: Module(wrapped, loss, stages, generator)}, progress, compile)
 
 
 def make_evaluation(
@@ -294,13 +308,16 @@ __all__ = [
     "get_logger",
     "get_stats_random_rollout",
     "make_actor_critic",
+    "make_bc_loss",
     "make_collector_offpolicy",
     "make_collector_onpolicy",
+    "make_cql_loss",
     "make_dqn_loss",
     "make_environment",
     "make_evaluation",
     "make_learner",
     "make_mixture",
+    "make_offline_source",
     "make_policy",
     "make_q_cnn",
     "make_q_network",

@@ -8,7 +8,8 @@ from typing import Any
 
 from tensordict import TensorDictBase
 
-from runner.checkpoint.store import CheckpointStore, naming_state_of
+from runner.batch_source import BatchSource
+from runner.checkpoint.store import CheckpointStore, make_store, naming_state_of
 from runner.hook import Interval, StopRequest, UnfinishedBatch
 from runner.learner.learner import Learner
 from runner.metrics import Metrics
@@ -32,39 +33,12 @@ PARTS = ("progress", "collector", "learner", "source")
 """The parts without whose state a run cannot go on as it was."""
 
 
-class BatchSource:
-    """Updates on the collected batch itself: the source of a trainer that was given none."""
-
-    warmup = 0
-
-    def __init__(self, optim_steps: int) -> None:
-        self._optim_steps = optim_steps
-
-    def extend(self, batch: TensorDictBase) -> None:
-        pass
-
-    def optim_steps(self) -> int:
-        return self._optim_steps
-
-    def sample(self, batch: TensorDictBase) -> TensorDictBase:
-        return batch
-
-    def update_priority(self, sub_batch: TensorDictBase) -> None:
-        pass
-
-    def state_dict(self) -> StateDict:
-        return {}
-
-    def load_state_dict(self, state: StateDict) -> None:
-        pass
-
-
 class Trainer:
     """Collects, learns, logs and saves, until enough frames have passed.
 
     Args:
         collector: iterable of batches ``[N, T]``; ``None`` for a trainer that only saves and loads.
-        total_frames: env steps times the frame skip after which the run is done.
+        total_frames: env steps times the frame skip after which the run is done; ``None`` where nothing is played.
         frame_skip: how often the environment repeats an action, which only multiplies the count; the collector's own
             if not given.
         loss_module: ``loss_module(sub_batch) -> {loss_*: ...}``, for use without a ``learner``.
@@ -74,7 +48,8 @@ class Trainer:
         source: where sub-batches come from; the collected batch itself if not given.
         optim_steps_per_batch: updates for each batch, when there is no source to say so.
         metrics: where metrics go.
-        checkpoint, save_trainer_file: a store, or the path of one, to save to.
+        checkpoint: where to save to.
+        save_trainer_file, save_trainer_interval: in place of that, a path and how many frames are between two saves.
         stop_after: further limits, ``{"env_steps" | "updates" | "episodes" | "seconds": n}``.
         log_every: one metric row each so often.
         progress: the run's counters; the collector's own if it has them.
@@ -84,7 +59,7 @@ class Trainer:
         self,
         *,
         collector: Collector | None = None,
-        total_frames: int = 0,
+        total_frames: int | None = 0,
         frame_skip: int | None = None,
         loss_module: Callable[..., Any] | None = None,
         optimizer: Any = None,
@@ -94,6 +69,7 @@ class Trainer:
         metrics: Metrics | None = None,
         checkpoint: CheckpointStore | None = None,
         save_trainer_file: str | Path | None = None,
+        save_trainer_interval: int = 10_000,
         stop_after: Mapping[str, float] | None = None,
         log_every: Mapping[str, float] | None = None,
         progress: Progress | None = None,
@@ -104,7 +80,7 @@ class Trainer:
         self.learner = learner or _make_learner(loss_module, optimizer, self.progress)
         self.source: DataSource = source or BatchSource(optim_steps_per_batch)
         self.metrics = metrics or Metrics()
-        self.checkpoint = checkpoint or (CheckpointStore(run=save_trainer_file) if save_trainer_file else None)
+        self.checkpoint = make_store(checkpoint, save_trainer_file, save_trainer_interval)
         self.stop_after = dict(stop_after or {})
         self.log_every = Interval(log_every or {"env_steps": 1000})
         self.ask_to_stop: Callable[[], str | None] = lambda: None
@@ -184,7 +160,7 @@ class Trainer:
             saved = self.save_trainer(force_save=True)
         except HooklineError as error:  # the disk, or weights that are not finite
             return EnvFault(f"{fault}; not saved: {error}")
-        return EnvFault(f"{fault}; saved at env step {self.progress.env_steps:,}") if saved else fault
+        return EnvFault(f"{fault}; saved at {self.progress.place_in_words}") if saved else fault
 
     def _is_over(self) -> bool:
         """Whether there is nothing to do, once the batch is finished that a stop had left unfinished."""
@@ -250,11 +226,11 @@ class Trainer:
         """Everything is consistent here: write a row, save if due or asked to, and say whether to stop."""
         self._count_seconds()
         if self._learning_since is None and self.progress.updates:
-            self._learning_since = self.progress.env_steps, self.progress.seconds
+            self._learning_since = self.progress.place, self.progress.seconds
         if self.log_every.fires(self.progress):
             self.write_row()
         stopping = self._should_stop()
-        is_due = self.checkpoint is not None and self.checkpoint.due(self.progress)
+        is_due = self.checkpoint is not None and self.checkpoint.due(self.progress, self.metrics.latest)
         if stopping:
             self.save_trainer(force_save=True)
         elif is_due:
@@ -266,7 +242,7 @@ class Trainer:
         return self.stop_reason is not None
 
     def _limit_reached(self) -> str | None:
-        if self.progress.frames >= self.total_frames:
+        if self.total_frames is not None and self.progress.frames >= self.total_frames:
             return "total_frames"
         reached = (unit for unit, n in self.stop_after.items() if getattr(self.progress, unit) >= n)
         return next((f"stop_after.{unit}" for unit in reached), None)
@@ -285,11 +261,11 @@ class Trainer:
         self._clock = now
 
     def steady_rate(self) -> float | None:
-        """Env steps per second since this process began to learn, evaluation and saving included."""
+        """Env steps (or updates) per second since this process began to learn, evaluation and saving included."""
         if self._learning_since is None or self.progress.seconds <= self._learning_since[1]:
             return None
-        env_steps, seconds = self._learning_since
-        return (self.progress.env_steps - env_steps) / (self.progress.seconds - seconds)
+        place, seconds = self._learning_since
+        return (self.progress.place - place) / (self.progress.seconds - seconds)
 
     def write_row(self) -> dict[str, float]:
         """Write the metrics since the last row; refuses to go on with weights that are no longer finite."""
@@ -367,7 +343,7 @@ class Trainer:
             return None
         if force_save:
             return self.checkpoint.save(*self._what_to_save())
-        if self.checkpoint.due(self.progress):
+        if self.checkpoint.due(self.progress, self.metrics.latest):
             self._save_in_background()
         return None
 
@@ -383,12 +359,12 @@ class Trainer:
         extra = {"env_mode": getattr(self.collector, "resume_mode", None)}
         return self.state_dict(), self.progress.state_dict(), extra
 
-    def load_from_file(self, file: str | Path | None = None) -> "Trainer":
-        """Load the newest good checkpoint at ``file``, or at the trainer's own place."""
+    def load_from_file(self, file: str | Path | None = None, take: str | None = None) -> "Trainer":
+        """Load the newest good checkpoint, or the one called ``take``, at ``file`` or at the trainer's own place."""
         store = CheckpointStore(run=file) if file is not None else self.checkpoint
         if store is None:
             raise CheckpointError("nowhere to load from: give a path, or make the trainer with save_trainer_file")
-        store.load(accept=self.load_state_dict)
+        store.load(accept=self.load_state_dict, take=take)
         return self
 
 

@@ -57,7 +57,7 @@ NAMES = {
     "get_logger": "logger=csv, logger=[csv,tensorboard], ...",
     "generate_exp_name": "hydra.run.dir: a run's folder is its name",
     "VideoRecorder": "hooks=[default,record_video], hooks.record_video.recorder",
-    "TensorDictRecorder": "hooks",
+    "TensorDictRecorder": "hooks=[default,record_tensordict]",
     "PixelRenderTransform": "env.transforms.<name>={_target_: runner.envs.transforms.PixelRenderTransform}",
 }
 """Every name of the page, and of the hooks it has got since, with the keys by which it is reached."""

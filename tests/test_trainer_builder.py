@@ -20,6 +20,7 @@ from runner.learner.optimizers import adam
 from runner.learner.targets import FixedTarget, PolyakTarget, TrivialTarget
 from runner.metrics import Metrics
 from runner.schedules import Cosine
+from runner.spec import Progress
 from runner.trainer import BatchSource
 from runner.trainer_builder import TrainerOptions
 from tests.toys import RewardModel, Rows, collector, environment, policy, same_tree
@@ -283,3 +284,12 @@ def test_a_single_loss_has_no_hard_update(loss):
 def test_a_loss_by_terms_is_no_loss_module_and_the_line_says_where_it_goes():
     with pytest.raises(ValueError, match=r"a DQNLoss is no torch module, .* goes into make_learner"):
         make_trainer(collector(), total_frames=40, loss_module=make_dqn_loss())
+
+
+@pytest.mark.pins("make_trainer", excludes="no save file and no interval are passed on")
+def test_a_path_and_its_interval_are_passed_on(tmp_path):
+    one = make_trainer(
+        collector(), total_frames=8, loss_module=RewardModel(), save_trainer_file=tmp_path, save_trainer_interval=4
+    )
+    due = [one.checkpoint.due(Progress(frames=frames)) for frames in (2, 4, 6, 8)]
+    assert due == [False, True, False, True]

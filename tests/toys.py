@@ -17,7 +17,7 @@ from runner.networks.mlp import make_q_network
 from runner.points import POINTS
 from runner.policy import Policy
 from runner.seeding import Streams
-from runner.spec import NEXT_REWARD, OBSERVATION, Progress
+from runner.spec import NEXT_REWARD, OBSERVATION, Deferred, Progress
 from runner.trainer import Trainer
 
 
@@ -179,6 +179,8 @@ def same_tree(one: Any, other: Any) -> bool:
         return len(one) == len(other) and all(same_tree(a, b) for a, b in zip(one, other, strict=True))
     if isinstance(one, torch.Tensor):
         return torch.equal(one, other)
+    if isinstance(one, Deferred):
+        return same_tree(one.work(), other.work())
     return np.array_equal(one, other)
 
 

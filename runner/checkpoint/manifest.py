@@ -2,14 +2,14 @@
 
 import hashlib
 import json
-import math
 import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from runner.text import legible
+from runner.spec import place_of
+from runner.text import legible, strict_json
 
 MANIFEST = "manifest.json"
 SCHEMA = 2
@@ -118,8 +118,8 @@ def verify(folder: Path, with_hashes: bool = True) -> dict[str, Any]:
 
 def _check_name(folder: Path, counters: dict[str, Any]) -> None:
     step = folder.name.split(".")[0].removeprefix("step-")
-    if step != str(counters.get("env_steps")):
-        raise DamagedError(MANIFEST, f"is of step {counters.get('env_steps')!r:.40}, not {step}")
+    if step != str(place_of(counters)):
+        raise DamagedError(MANIFEST, f"is of step {place_of(counters)!r:.40}, not {step}")
 
 
 def _check_listing(expected: dict[str, Any], found: dict[str, int]) -> None:
@@ -163,27 +163,11 @@ def parse_json(raw: bytes, name: str) -> Any:
     """JSON without its surprises: no repeated keys, no nan or infinity, no endless nesting, not too much of it."""
     try:
         check_size(raw, "it")
-        return json.loads(raw, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+        return strict_json(raw)
     except RecursionError:
         raise DamagedError(name, "is nested too deeply") from None
     except ValueError as error:
         raise DamagedError(name, f"is not JSON: {error}") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        raise ValueError("a key appears twice")
-    return result
-
-
-def _refuse_constant(text: str) -> Any:
-    raise ValueError(f"{text} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    return number if math.isfinite(number) else _refuse_constant(text[:20])
 
 
 def _sealed(fields: dict[str, Any]) -> bytes:

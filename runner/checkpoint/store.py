@@ -6,22 +6,23 @@ import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from runner.checkpoint.backends import BACKENDS
+from runner.checkpoint.backends import choose_backend
 from runner.checkpoint.background import Background
+from runner.checkpoint.best import Best, BestCheckpoint
 from runner.checkpoint.content import Content, Copies, read, take, versions, write
 from runner.checkpoint.durable import make_folder, sync, sync_tree
 from runner.checkpoint.manifest import MANIFEST, DamagedError, describe, read_manifest, verify, write_manifest
 from runner.hook import Interval
-from runner.spec import CheckpointError, Deferred, Progress, StateDict
+from runner.spec import CheckpointError, Deferred, Progress, StateDict, place_of
 from runner.text import legible
-from runner.types import Every, PositiveInt
+from runner.types import Every, NonNegativeInt, PositiveInt
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +34,15 @@ _TEMPORARY = re.compile(r"step-.*\.tmp-(\d+)-[0-9a-f]+", re.ASCII)
 
 
 class CheckpointStore:
-    """Saves and loads the checkpoints ``ckpt/step-<env_steps>`` of a run.
+    """Saves and loads the checkpoints ``ckpt/step-<env_steps>`` of a run, by updates where nothing is played.
 
     Args:
         run: the run's folder, or anything with such a ``path``; a folder even where its name ends in ``.pt``.
         every: how often a checkpoint is due; ``None``: only when asked for.
         keep: how many verified checkpoints stay when older ones are deleted.
         backend: how tensors are stored; ``None``: as ``CKPT_BACKEND`` says, else torchsnapshot. Reading takes either.
+        keep_best: how many stay besides: those with the best values of ``best_metric``, each saved when it was logged.
+        best_metric, best_mode: what is compared, and whether ``max`` or ``min`` is best.
     """
 
     def __init__(
@@ -48,13 +51,14 @@ class CheckpointStore:
         every: Every | None = None,
         keep: PositiveInt = 2,
         backend: Literal["torchsnapshot", "torch"] | None = None,
+        keep_best: NonNegativeInt = 0,
+        best_metric: str = "eval/return_mean",
+        best_mode: Literal["max", "min"] = "max",
     ) -> None:
         self.folder = Path(getattr(run, "path", run)) / "ckpt"
         self.keep = keep
-        self.backend = backend or os.environ.get("CKPT_BACKEND") or "torchsnapshot"
-        if self.backend not in BACKENDS:
-            choices = " or ".join(BACKENDS)
-            raise CheckpointError(f"CKPT_BACKEND={self.backend}: there is no such backend; choose {choices}")
+        self.backend = choose_backend(backend)
+        self.best = Best(keep_best, best_metric, best_mode)
         self.rejected: list[str] = []
         self.saved_env_steps: int | None = None
         self._git = getattr(run, "git_sha", None)
@@ -66,14 +70,33 @@ class CheckpointStore:
         self._copies = Copies()
         self._background: Background[Path] = Background()
 
-    def due(self, progress: Progress) -> bool:
-        """Whether the interval came round since this was last asked."""
-        return self._interval is not None and self._interval.fires(progress)
+    def due(self, progress: Progress, latest: Mapping[str, Any] | None = None) -> bool:
+        """Whether the interval came round since this was last asked, or ``latest`` metrics have a new best value."""
+        is_due = self._interval is not None and self._interval.fires(progress)
+        if not self.best.notes(latest or {}, progress.place):
+            return is_due
+        self.finish()
+        return self.best.is_among(self._manifests()) or is_due
+
+    def find_best(self) -> BestCheckpoint | None:
+        """The checkpoint of the best evaluated weights, if there is one."""
+        self.finish()
+        return next(iter(self.best.rank(self._manifests())), None)
+
+    def _manifests(self) -> list[tuple[Path, dict[str, Any]]]:
+        """Those that can be read, from the oldest on."""
+        found = []
+        for age, folder in reversed(self._by_age(self._ages)):
+            with suppress(DamagedError, OSError):
+                found += [(folder, read_manifest(folder))] if not age.is_unreadable else []
+        return found
 
     def state_dict(self) -> StateDict:
-        return {} if self._interval is None else {"unit": self._interval.unit, **self._interval.state_dict()}
+        interval = {} if self._interval is None else {"unit": self._interval.unit, **self._interval.state_dict()}
+        return {**interval, **self.best.state_dict()}
 
     def load_state_dict(self, state: StateDict) -> None:
+        self.best.load_state_dict(state)
         if self._interval is not None and state.get("unit") == self._interval.unit:
             self._interval.load_state_dict(state)
 
@@ -92,6 +115,8 @@ class CheckpointStore:
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not os.path.lexists(self.folder):
                 return []
+            with suppress(OSError):  # it was made just now, by the thread that saves
+                return os.listdir(self.folder)
             raise CheckpointError(f"the checkpoints in {self.folder} cannot be read: {error.strerror}") from error
 
     def save(
@@ -134,7 +159,10 @@ class CheckpointStore:
         return self._background.result()
 
     def load(
-        self, into: Mapping[str, Tensor] | None = None, accept: Callable[[dict[str, Any]], Any] = lambda state: None
+        self,
+        into: Mapping[str, Tensor] | None = None,
+        accept: Callable[[dict[str, Any]], Any] = lambda state: None,
+        take: str | None = None,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The state and the manifest of the newest checkpoint in which nothing is amiss, bit for bit as it was saved.
 
@@ -143,6 +171,7 @@ class CheckpointStore:
         Args:
             into: tensors by name (``component/key/...``) that are overwritten in place instead of new ones being made.
             accept: called with a state found good; where it raises ``CheckpointError`` that checkpoint is passed over.
+            take: the name of the only one to be looked at, for example ``step-1000``.
         """
         self.finish()
         self.rejected = [
@@ -152,7 +181,7 @@ class CheckpointStore:
         ]
         for line in self.rejected:
             logger.warning("%s", line)
-        for age, folder in self._by_age():
+        for age, folder in [one for one in self._by_age() if take in (None, one[1].name)]:
             try:
                 manifest = verify(folder)
                 if age.is_unreadable:  # then it is here out of turn, and may be the oldest
@@ -166,7 +195,7 @@ class CheckpointStore:
                 continue
             self._verified.add(folder.name)
             self._refused.discard(folder.name)
-            self.saved_env_steps = manifest["counters"]["env_steps"]
+            self.saved_env_steps = place_of(manifest["counters"])
             self._sequence = max(self._sequence, age.sequence)
             _warn_of_differences(folder, manifest)
             return state, manifest
@@ -181,7 +210,8 @@ class CheckpointStore:
                 _remove(self.folder / name)
 
     def _take(self, state: Mapping[str, Any], counters: Mapping[str, Any], extra: Mapping[str, Any] | None) -> Content:
-        own = {"backend": self.backend, "git": self._git, "counters": dict(counters), "extra": dict(extra or {})}
+        more = {**(extra or {}), **self.best.evaluated_at(place_of(counters))}
+        own = {"backend": self.backend, "git": self._git, "counters": dict(counters), "extra": more}
         return take(state, own)
 
     def _write_or_warn(self, content: Content) -> Path:
@@ -192,21 +222,23 @@ class CheckpointStore:
             raise
 
     def _write(self, content: Content) -> Path:
-        name = f"step-{content.fields['counters']['env_steps']}"
+        name = f"step-{place_of(content.fields['counters'])}"
         temporary = self.folder / f"{name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             self.remove_stale()
             make_folder(self.folder)
             temporary.mkdir()
             written = write(temporary, content, self.backend)
-            fields = {**content.fields, "files": describe(temporary, written.digests)}
+            marks = {one.name: one.mark for one in written.deferred if one.name}
+            more = {**content.fields["extra"], **({"marks": marks} if marks else {})}
+            fields = {**content.fields, "files": describe(temporary, written.digests), "extra": more}
             folder = self._publish(temporary, fields, written.deferred)
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise CheckpointError(f"no checkpoint could be written in {self.folder}: {reason}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self.saved_env_steps = content.fields["counters"]["env_steps"]
+        self.saved_env_steps = place_of(content.fields["counters"])
         logger.info("saved %s", folder)
         return folder
 
@@ -219,7 +251,7 @@ class CheckpointStore:
         write_manifest(temporary, fields)
         sync_tree(temporary)
         verify(temporary)
-        final = self._free_name(fields["counters"]["env_steps"])
+        final = self._free_name(place_of(fields["counters"]))
         os.rename(temporary, final)
         sync(self.folder)
         self._verified.add(final.name)
@@ -227,14 +259,22 @@ class CheckpointStore:
         self._ages[final.name] = _age(final, fields["sequence"])
         unreadable_last = sorted(existing, key=lambda one: one[0].is_unreadable)
         self._prune([folder for _, folder in unreadable_last])
-        kept = sum(_NAME.fullmatch(name) is not None for name in self._names())
-        for one in deferred:
-            one.published(kept)
+        self._tell_published(deferred)
         return final
+
+    def _tell_published(self, deferred: list[Deferred]) -> None:
+        """Tell those who keep what checkpoints refer to which parts the ones that are left need."""
+        manifests = [manifest for _, manifest in self._manifests()] if any(one.name for one in deferred) else []
+        is_known = len(manifests) == sum(_NAME.fullmatch(name) is not None for name in self._names())
+        for one in deferred:
+            found = [_marks(manifest).get(one.name) for manifest in manifests]
+            marks = sorted(mark for mark in found if type(mark) is int)
+            if one.name and is_known and len(marks) == len(found):
+                one.published(marks)
 
     def _is_same(self, folder: Path, fields: dict[str, Any]) -> bool:
         """Whether ``folder`` is a good checkpoint of this step with this very content."""
-        if folder.name.split(".")[0] != f"step-{fields['counters']['env_steps']}":
+        if folder.name.split(".")[0] != f"step-{place_of(fields['counters'])}":
             return False
         try:
             manifest = read_manifest(folder)
@@ -243,14 +283,19 @@ class CheckpointStore:
         except (DamagedError, OSError):
             return False
 
-    def _free_name(self, env_steps: int) -> Path:
-        names = (f"step-{env_steps}" + (f".r{number}" if number else "") for number in range(1000))
+    def _free_name(self, step: int) -> Path:
+        names = (f"step-{step}" + (f".r{number}" if number else "") for number in range(1000))
         return next(self.folder / name for name in names if not os.path.lexists(self.folder / name))
 
     def _prune(self, folders: list[Path]) -> None:
-        """Delete the older ``folders`` that are not among the ``keep`` newest good ones; one was just written."""
-        good = 1
+        """Delete the older ``folders`` that are not among the ``keep`` newest good ones, one of which was just written.
+
+        Those of the best values stay as well.
+        """
+        good, best = 1, self._best_folders()
         for folder in folders:
+            if good >= self.keep and folder in best:
+                continue
             if good >= self.keep:
                 # Renamed first, so that a kill halfway leaves no half-deleted checkpoint.
                 doomed = folder.with_name(f"{folder.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
@@ -258,6 +303,11 @@ class CheckpointStore:
                 _remove(doomed)
             else:
                 good += self._is_good(folder)
+
+    def _best_folders(self) -> set[Path]:
+        ranked = self.best.rank(self._manifests()) if self.best.keep else []
+        good = (one.folder for one in ranked if self._is_good(one.folder))
+        return {folder for _, folder in zip(range(self.best.keep), good, strict=False)}
 
     def _is_good(self, folder: Path) -> bool:
         if folder.name in self._refused:  # its files may be in order, and yet nobody could go on from it
@@ -326,3 +376,19 @@ def naming_state_of(part: str) -> Iterator[None]:
     except Exception as error:
         words = legible(f"{type(error).__name__}: {error}")
         raise CheckpointError(f"the checkpoint's state of {part} does not fit this run: {words}") from error
+
+
+def _marks(manifest: Mapping[str, Any]) -> Mapping[str, Any]:
+    marks = manifest["extra"].get("marks")
+    return marks if isinstance(marks, dict) else {}
+
+
+def make_store(store: CheckpointStore | None, path: str | Path | None, interval_frames: int) -> CheckpointStore | None:
+    """The ``store``, or one at ``path`` that is due each so many frames, if either is given."""
+    if path is None:
+        return store
+    if store is not None:
+        raise ValueError("checkpoint and save_trainer_file are two names of one place: give one of them")
+    if interval_frames <= 0:
+        raise ValueError(f"save_trainer_interval={interval_frames} must be > 0")
+    return CheckpointStore(run=path, every={"frames": interval_frames})

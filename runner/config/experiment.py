@@ -66,16 +66,18 @@ def run_experiment(
     algo: str = "",
     env: str = "",
     on_start: Callable[[RunFolder], None] = lambda run: None,
+    take: str | None = None,
 ) -> Outcome:
     """Run (or go on with) the experiment ``config`` in ``folder``; ``algo`` and ``env`` name it in ``run.json``.
 
-    ``on_start`` is called when everything has been built and loaded, before anything is trained.
+    ``on_start`` is called when everything has been built and loaded, before anything is trained. ``take`` is the name
+    of the checkpoint that a resumed run goes on from, the newest good one if not given.
     """
     torch.set_num_threads(config["threads"])
     with shown_warnings(), _stop_signals() as signals:
         run = open_run(config, folder, resume, algo, env)
         try:
-            experiment = _prepare(config, run, resume)
+            experiment = _prepare(config, run, resume, take)
             on_start(run)
             return _train(config, experiment, run, signals)
         finally:
@@ -89,7 +91,7 @@ def _stop_signals() -> StopSignals:
         raise NotStarted(str(error)) from error
 
 
-def _prepare(config: Config, run: RunFolder, resume: bool) -> Experiment:
+def _prepare(config: Config, run: RunFolder, resume: bool, take: str | None) -> Experiment:
     """Build everything and, for a run that goes on, load its newest good checkpoint."""
     try:
         experiment = _assemble(config, run)
@@ -99,13 +101,13 @@ def _prepare(config: Config, run: RunFolder, resume: bool) -> Experiment:
         raise
     trainer = experiment.trainer
     if resume:
-        _load(trainer, run)
+        _load(trainer, run, take)
     if run.record["status"] == "done":
         trainer.forget_stop()  # whoever resumes a finished run wants it to go on
     if words := learns_nothing(config, experiment):
         log.warning("%s", words)
     trainer.metrics.log_hparams(config)
-    log.info("the run %s at env step %s", "goes on" if resume else "begins", trainer.progress.env_steps)
+    log.info("the run %s at %s", "goes on" if resume else "begins", trainer.progress.place_in_words)
     progress, saved = trainer.progress.state_dict(), _saved_env_steps(trainer)
     run.update(status="running", config_hash=config_hash(config), progress=progress, saved_env_steps=saved)
     return experiment
@@ -166,20 +168,32 @@ def _assemble(config: Config, run: RunFolder | None = None) -> Experiment:
         raise
 
 
-def _load(trainer: Trainer, run: RunFolder) -> None:
-    """Restore the newest good checkpoint; a run that was stopped before its first one begins anew."""
-    if trainer.checkpoint and trainer.checkpoint.folders():
+def _load(trainer: Trainer, run: RunFolder, take: str | None) -> None:
+    """Restore the checkpoint ``take``, or the newest good one; a run that was stopped before its first begins anew."""
+    if take is not None:
+        _go_back(trainer, take)
+    elif trainer.checkpoint and trainer.checkpoint.folders():
         trainer.checkpoint.remove_stale()  # now, as a run that is over saves nothing any more
         _load_newest(trainer)
         if not trainer.checkpoint.rejected:
             _warn_if_thrown_back(trainer, run)
-        _tell(f"going on from env step {trainer.progress.env_steps:,} in {shown(trainer.checkpoint.folder.parent)}")
+        _tell(f"going on from {trainer.progress.place_in_words} in {shown(trainer.checkpoint.folder.parent)}")
     else:
         if run.saved_env_steps is not None and trainer.checkpoint:
             words = f"the checkpoints of this run are gone: there is none in {shown(trainer.checkpoint.folder)}"
             raise CheckpointError(f"{words}; put one back, or start a new run in another folder")
         _tell("this run has no checkpoint yet: it begins anew")
         trainer.metrics.resume_without_state()
+
+
+def _go_back(trainer: Trainer, take: str) -> None:
+    """Restore the checkpoint ``take`` and save it again, so that from now on it is the newest."""
+    if trainer.checkpoint is None:
+        raise CheckpointError(f"checkpoint=null: {take} cannot be gone on from")
+    trainer.checkpoint.remove_stale()
+    trainer.load_from_file(take=take)
+    trainer.save_trainer(force_save=True)
+    _tell(f"going on from {take} in {shown(trainer.checkpoint.folder.parent)}")
 
 
 def _load_newest(trainer: Trainer) -> None:
@@ -197,8 +211,8 @@ def _load_newest(trainer: Trainer) -> None:
 
 def _warn_if_thrown_back(trainer: Trainer, run: RunFolder) -> None:
     """Tell of a checkpoint that the run had when it was last heard of, and that somebody removed."""
-    saved, env_steps = run.saved_env_steps, trainer.progress.env_steps
-    if saved is not None and saved > env_steps:
+    saved = run.saved_env_steps
+    if saved is not None and saved > trainer.progress.place:
         log.warning("%s: the checkpoint of env step %s, the last one saved, is gone", run.path, f"{saved:,}")
 
 
@@ -215,7 +229,7 @@ def _at_safe_point(trainer: Trainer, run: RunFolder, signals: StopSignals, mlflo
 def _check_rows(trainer: Trainer) -> None:
     """End a saved run whose rows of metrics can no longer be written."""
     if failure := trainer.metrics.failure():
-        place = f"saved at env step {trainer.progress.env_steps:,}" if trainer.checkpoint else "this run saves nothing"
+        place = f"saved at {trainer.progress.place_in_words}" if trainer.checkpoint else "this run saves nothing"
         raise CannotLog(f"{failure}; {place}, resume=<folder> goes on")
 
 
@@ -271,16 +285,31 @@ def _tell(text: str) -> None:
 
 def _record(experiment: Experiment, run: RunFolder, status: str, reason: str | None) -> None:
     trainer = experiment.trainer
-    recorder, rate = experiment.hooks.get("recorder"), trainer.steady_rate()
+    recorder, rate, axis = experiment.hooks.get("recorder"), trainer.steady_rate(), trainer.progress.axis
     run.update(
         status=status,
         reason=reason,
         progress=trainer.progress.state_dict(),
-        metrics=trainer.metrics.last_row | ({"perf/env_steps_per_second": rate} if rate is not None else {}),
-        best=dict(getattr(recorder, "best", {})),
+        metrics=trainer.metrics.last_row | ({f"perf/{axis}_per_second": rate} if rate is not None else {}),
+        best={**getattr(recorder, "best", {}), **_best(trainer)},
         mlflow_run_id=getattr(_find_mlflow(trainer), "run_id", None),
         saved_env_steps=_saved_env_steps(trainer),
     )
+
+
+def _best(trainer: Trainer) -> dict[str, Any]:
+    """Where the best evaluated weights are, if they were kept."""
+    store, best = trainer.checkpoint, None
+    if store is not None and store.best.keep:
+        with suppress(CheckpointError):  # whoever saves next tells of it
+            best = store.find_best()
+    if store is None or best is None:
+        return {}
+    return {
+        store.best.metric: best.value,
+        trainer.progress.axis: best.env_steps,
+        "checkpoint": f"ckpt/{best.folder.name}",
+    }
 
 
 def _crash(experiment: Experiment, run: RunFolder, error: Exception) -> HooklineError:

@@ -58,3 +58,10 @@ def _reason(root: Path, path: Path, status: os.stat_result) -> str | None:
     elif not stat.S_ISDIR(status.st_mode):
         return "is neither a file nor a folder"
     return None
+
+
+def split_checkpoint(folder: Path) -> tuple[Path, str | None]:
+    """A run's folder and, where ``folder`` is a checkpoint in it (``<run>/ckpt/step-1000``), the name of that."""
+    path = Path(os.path.abspath(folder))
+    is_checkpoint = path.parent.name == CHECKPOINTS and path.name.startswith("step-")
+    return (path.parent.parent, path.name) if is_checkpoint else (folder, None)

@@ -188,7 +188,8 @@ def resume_run(resumed: Resumed, command: str) -> int:
 
     with _appending(resumed.folder / "run.log") as file, _logging_to(file):
         try:
-            return run_experiment(resumed.config, resumed.folder, resume=True, on_start=keep).exit_code
+            more: dict[str, Any] = {"resume": True, "on_start": keep, "take": resumed.take}
+            return run_experiment(resumed.config, resumed.folder, **more).exit_code
         except Exception as error:
             report_failure(error, job, is_sweep=False)
             return int(getattr(error, "exit_code", 1))

@@ -12,6 +12,7 @@ import hydra
 from runner.config.arguments import Arguments, command_line, parse_arguments
 from runner.config.check import Checked, check, extend_import_path
 from runner.config.composer import HYDRA_VERSION_BASE, Composer
+from runner.config.folder import split_checkpoint
 from runner.config.help import help_text
 from runner.config.names import folder_of_run, folder_of_sweep, quote, run_names
 from runner.config.overrides import parse_overrides
@@ -202,7 +203,8 @@ def _find_resumable(config: dict[str, Any]) -> Path | None:
 
 
 def _resume(arguments: Arguments, folder: Path, command: str, conf: Path) -> int:
-    resumed = resume(arguments, folder, conf)
+    folder, take = split_checkpoint(folder)
+    resumed = resume(arguments, folder, conf, take)
     if resumed.config["explain"]:
         return _explain(resumed.config)
     warm_up(resumed.config["logger"])

@@ -38,13 +38,14 @@ FREE_KEYS = ("env.on_error", "env.max_restarts", "env.step_timeout")
 class Resumed:
     """A run to go on with; ``tree`` is its configuration with what was typed now, as it is kept for the next time.
 
-    ``changes`` says in words what is not as it was.
+    ``changes`` says in words what is not as it was; ``take`` is the checkpoint to go on from, the newest if ``None``.
     """
 
     config: dict[str, Any]
     folder: Path
     tree: DictConfig
     changes: list[str]
+    take: str | None = None
 
     def store(self, run: RunFolder) -> None:
         """Write the configuration back, so that what was typed now still holds when the run is resumed again."""
@@ -52,13 +53,13 @@ class Resumed:
         run.store_config(OmegaConf.to_yaml(OmegaConf.merge(self.tree, own)))
 
 
-def resume(arguments: Arguments, folder: Path, conf: Path = CONF) -> Resumed:
+def resume(arguments: Arguments, folder: Path, conf: Path = CONF, take: str | None = None) -> Resumed:
     """Check a run's folder and what is typed besides ``resume=``; raises ``Rejected`` with every mistake."""
     record = _read_record(folder)
     stored = read_yaml(folder / CONFIG_FILE)
     composer = Composer(conf, arguments.config_dir, arguments.config_name)
     try:
-        resumed = _Resume(arguments, folder, stored, composer).run(record)
+        resumed = _Resume(arguments, folder, stored, composer, take).run(record)
     except Rejected as error:
         raise _changed(record, folder) or error from None
     if changed := _changed(record, folder):
@@ -93,18 +94,24 @@ def _fixed(item: Typed, name: str) -> Problem:
 
 
 def _finished(record: Mapping[str, Any], typed: list[Typed], stored: Mapping[str, Any]) -> Iterator[Problem]:
-    frames, reason = stored.get("total_frames"), record["reason"]
+    key, frames, reason = "total_frames", stored.get("total_frames"), record["reason"]
     is_stopped_by_hook = reason is not None and not reason.startswith(("total_frames", "stop_after"))
     if record["status"] != "done" or is_stopped_by_hook:
         return
-    more = [item.values[0] for item in typed if item.key == "total_frames" and item.values]
+    limits = stored.get("stop_after")
+    if frames is None and isinstance(limits, Mapping):
+        key, frames = "stop_after.updates", limits.get("updates")
+    more = [item.values[0] for item in typed if item.key == key and item.values]
     grows = bool(more) and isinstance(frames, int) and isinstance(more[-1], int | float) and more[-1] > frames
     if not grows and not any(item.key.startswith("stop_after") for item in typed):
-        yield Problem("resume", COMMAND_LINE, "this run is done", f"total_frames=<more than {frames}> lets it go on")
+        yield Problem("resume", COMMAND_LINE, "this run is done", f"{key}=<more than {frames}> lets it go on")
 
 
 class _Resume:
-    def __init__(self, arguments: Arguments, folder: Path, stored: dict[str, Any], composer: Composer) -> None:
+    def __init__(
+        self, arguments: Arguments, folder: Path, stored: dict[str, Any], composer: Composer, take: str | None
+    ) -> None:
+        self._take = take
         self._folder, self._stored, self._composer = folder, stored, composer
         typed, self._problems = parse_overrides(arguments.overrides, composer, multirun=False)
         typed, problems = usable_choices(without_null_groups(typed), composer)
@@ -117,7 +124,7 @@ class _Resume:
         self._named: set[str] = set()  # keys of nodes whose targets this command line names
 
     def run(self, record: Mapping[str, Any]) -> Resumed:
-        self._problems += _finished(record, self._typed, self._stored)
+        self._problems += _finished(record, self._typed, self._stored) if self._take is None else ()
         tree = self._compose(record["algo"])
         self._typed = replace_units(self._typed, as_plain(tree), self._composer)
         accepted = list(self._accepted(as_plain(tree)))
@@ -133,7 +140,7 @@ class _Resume:
             self._problems += misfits(before, after, self._origins)
         if self._problems:
             raise Rejected(self._problems)
-        return Resumed(config, self._folder, tree, changes(before, after))
+        return Resumed(config, self._folder, tree, changes(before, after), self._take)
 
     def _compose(self, algo: str) -> DictConfig:
         """The stored tree, with a fresh node for every group that is typed."""

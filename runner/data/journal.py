@@ -50,11 +50,15 @@ class Journal:
 
     def commit(self, begin: int, end: int) -> list[str]:
         """Push what was written before ``end`` to the disk; returns digests of the blocks from ``begin`` on."""
+        self.sync()
+        return self._hash(begin, end)
+
+    def sync(self) -> None:
+        """Push what was written to the disk."""
         try:
             _sync(self.descriptor)
         except OSError as error:
             raise JournalError(self.path, f"cannot be written: {error.strerror}") from error
-        return self._hash(begin, end)
 
     def verify(self, begin: int, end: int, digests: list[str]) -> None:
         """Go on from a commit that returned ``digests``; ``JournalError`` where the file is not what it was then."""
@@ -118,3 +122,12 @@ def _open(path: Path, is_new: bool) -> int:
     if is_new:
         os.ftruncate(descriptor, 0)
     return descriptor
+
+
+def sync_names(folder: Path) -> None:
+    """Push a folder's list of names to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

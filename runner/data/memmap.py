@@ -1,6 +1,5 @@
 """A replay buffer that may be larger than memory, and whose checkpoints cost what was added since the last one."""
 
-import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from math import prod
@@ -11,14 +10,11 @@ import torch
 from tensordict.utils import NestedKey
 from torch import Tensor
 
-from runner.data.journal import Journal, JournalError
+from runner.data.dataset_header import DTYPES, MAX_DIMENSIONS
+from runner.data.journal import Journal, JournalError, sync_names
 from runner.data.ring import Layout, Ring
 from runner.data.storage import TensorStorage, name_of
 from runner.spec import CheckpointError, Deferred, HooklineError, StateDict
-
-_TYPES = "bool uint8 int8 int16 int32 int64 uint16 uint32 uint64 float16 bfloat16 float32 float64".split()
-_DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in _TYPES}
-MAX_DIMENSIONS = 32
 
 
 class MemMapStorage(TensorStorage):
@@ -39,7 +35,7 @@ class MemMapStorage(TensorStorage):
         self._total = 0
         self._calm_rows = -1
         self._in_checkpoints = 0  # so many of the rows may be needed by checkpoints
-        self._published: list[int] = []
+        self._has_published = False
 
     @property
     def folder(self) -> Path:
@@ -96,14 +92,14 @@ class MemMapStorage(TensorStorage):
             return {"journal": {}}
         total = self._in_checkpoints = self._total
         tails = {key: ring.tail(total) for key, ring in self._rings.items()}
-        journal = Deferred(partial(self._commit, total, tails), partial(self._note_published, total))
+        journal = Deferred(partial(self._commit, total, tails), self._release_between, "replay", total)
         return {"capacity": self.capacity, "num_envs": self.num_envs, "total": total, "journal": journal}
 
     def _commit(self, total: int, tails: Mapping[NestedKey, tuple[bytes, int]]) -> StateDict:
         """Bring the first ``total`` rows to the disk; by a checkpoint's writer, while the ring is filled further."""
-        if not self._published:
+        if not self._has_published:
             for folder in (self.folder, self.folder.parent):
-                _sync_names(folder)
+                sync_names(folder)
         committed = {}
         for key, ring in self._rings.items():
             ring.journal.write(*tails[key])
@@ -113,13 +109,14 @@ class MemMapStorage(TensorStorage):
             committed[name_of(key)] = {"dtype": dtype, "shape": shape, "blocks": digests}
         return committed
 
-    def _note_published(self, total: int, kept: int) -> None:
-        """Give back what was needed only by checkpoints that are gone now that ``kept`` are left, if all are ours."""
-        self._published.append(total)
-        if len(self._published) >= kept:
-            self._published = self._published[-kept:]
-            for ring in self._rings.values():
-                ring.journal.release(0, ring.layout.window(self._published[0])[0])
+    def _release_between(self, totals: list[int]) -> None:
+        """Give back what none of the checkpoints needs that there are now, which were made at these ``totals``."""
+        self._has_published = True
+        for ring in self._rings.values():
+            end = 0
+            for begin, next_end in map(ring.layout.window, totals):
+                ring.journal.release(end, begin)
+                end = max(end, next_end)
 
     def load_state_dict(self, state: StateDict) -> None:
         """Go on from a checkpoint.
@@ -137,11 +134,11 @@ class MemMapStorage(TensorStorage):
             return
         self.keys = self._keys_saved(committed)
         try:
-            self._go_on(state, {key: _read_saved(committed[name_of(key)]) for key in self.keys})
+            self._go_on(state, {key: read_saved(committed[name_of(key)]) for key in self.keys})
         except (JournalError, OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"its replay rows cannot be used: {error}") from error
 
-    def _go_on(self, state: StateDict, saved: Mapping[NestedKey, "_Saved"]) -> None:
+    def _go_on(self, state: StateDict, saved: Mapping[NestedKey, "Saved"]) -> None:
         num_envs, total = state["num_envs"], state["total"]
         if state["capacity"] != self.capacity:
             raise ValueError(f"they are of source.capacity={state['capacity']!r:.20}, which cannot be changed")
@@ -161,12 +158,12 @@ class MemMapStorage(TensorStorage):
     def clear(self) -> None:
         super().clear()
         self._rings, self._total, self._in_checkpoints = {}, 0, 0
-        self._calm_rows, self._published = -1, []
+        self._calm_rows, self._has_published = -1, False
 
     def _set_total(self, total: int) -> None:
         self._total = self._in_checkpoints = total
         self.cursor, self.filled_rows = total % self.rows, min(total, self.rows)
-        self._calm_rows, self._published = -1, []
+        self._calm_rows, self._has_published = -1, False
 
     def _fill(self, saved: Mapping[NestedKey, Tensor], cursor: int, filled_rows: int) -> None:
         """Every row gets the place it would have in a ring in memory, so the same ones are drawn from either."""
@@ -181,7 +178,7 @@ class MemMapStorage(TensorStorage):
         self._set_total(self._total)
 
 
-class _Saved(NamedTuple):
+class Saved(NamedTuple):
     """What a checkpoint says about one file."""
 
     dtype: torch.dtype
@@ -193,16 +190,9 @@ class _Saved(NamedTuple):
         return prod(self.shape) * self.dtype.itemsize
 
 
-def _read_saved(entry: Mapping[str, Any]) -> _Saved:
+def read_saved(entry: Mapping[str, Any]) -> Saved:
+    """The checked entry of one file; ``ValueError``, ``KeyError`` or ``TypeError`` for any other."""
     shape, digests = entry["shape"], entry["blocks"]
     if len(shape) > MAX_DIMENSIONS or not all(type(size) is int and 0 < size < 2**32 for size in shape):
         raise ValueError(f"no row has the shape {shape!r:.40}")
-    return _Saved(_DTYPES[entry["dtype"]], tuple(shape), list(digests))
-
-
-def _sync_names(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return Saved(DTYPES[entry["dtype"]], tuple(shape), list(digests))

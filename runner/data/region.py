@@ -48,6 +48,11 @@ class Region:
             # Rows are drawn at random: what lies beside one on the disk is of no use.
             _library().madvise(place, end - begin, mmap.MADV_RANDOM)
 
+    def protect(self) -> None:
+        """Let nobody write to it any more; who tries ends the process."""
+        if _library().mprotect(self._address, self.size, _READ):
+            raise OSError(ctypes.get_errno(), "memory cannot be protected")
+
 
 def _map(address: int | None, size: int, protection: int, flags: int, descriptor: int, offset: int) -> int:
     place = _library().mmap(address, size, protection, flags, descriptor, offset)
@@ -65,5 +70,6 @@ def _library() -> ctypes.CDLL:
         ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_int64,
     ]  # fmt: skip
     library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    library.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     return library

@@ -287,3 +287,18 @@ def _play_on(env: gymnasium.Env, started: Started, actions: list[Any]) -> Starte
                 raise RuntimeError(f"every episode ends within {len(actions)} actions of its beginning")
             observation, info = env.reset()
     return observation, info
+
+
+class KeepElements(gymnasium.ObservationWrapper):
+    """Hides all elements of a vector observation but those at ``keep``, so that an agent has to remember."""
+
+    def __init__(self, env: gymnasium.Env, keep: list[int]) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not set(keep) <= set(range(space.shape[0])):
+            raise ValueError(f"keep={keep} are no elements of {space}")
+        self.keep = list(keep)
+        self.observation_space = spaces.Box(space.low[self.keep], space.high[self.keep], dtype=space.dtype.type)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return observation[self.keep]

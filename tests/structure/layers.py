@@ -8,6 +8,7 @@ from tests.structure.sources import Import, Source, imports_of
 LAYERS = {
     0: ("runner.types", "runner.text", "runner.spec", "runner.extras"),
     1: (
+        "runner.batch_source",
         "runner.returns",
         "runner.schedules",
         "runner.seeding",
@@ -33,6 +34,8 @@ LAYERS = {
         "runner.builders",
         "runner.collector_builders",
         "runner.env_builders",
+        "runner.dataset_builders",
+        "runner.offline_builders",
         "runner.trainer_builder",
         "runner.config",
         "runner.sweeps",
@@ -55,7 +58,10 @@ EXCEPTIONS = {
     ("scripts", "scripts.benchmark"),  # scripts/bench.py is its command line
 }
 
-PARENT_LOSSES: dict[str, str] = {}
+PARENT_LOSSES: dict[str, str] = {
+    "runner.losses.cql": "runner.losses.dqn",
+    "runner.losses.sac": "runner.losses.td3",
+}
 """A loss that builds on another one: the module's name, and that of its one parent."""
 
 ONLY_IN = {"hydra": ("runner.config", "runner.sweeps"), "omegaconf": ("runner.config", "runner.sweeps")}

@@ -294,3 +294,31 @@ def test_half_a_checkpoint_is_not_loaded(tmp_path, part):
     del state[part]
     with pytest.raises(CheckpointError, match=f"no state for {part}"):
         one.load_state_dict(state)
+
+
+@pytest.mark.pins("Trainer", excludes="saves come one interval late, as it has to be passed and not reached")
+@pytest.mark.parametrize("interval", [8, 12])
+def test_a_path_is_saved_to_each_so_many_frames(backend, tmp_path, interval):
+    one = trainer(20, save_trainer_file=tmp_path, save_trainer_interval=interval)
+    saved = []
+    one.checkpoint.save_in_background = note("in background", one.checkpoint.save_in_background, saved)
+    one.train()
+    # Batches of 4 env steps, of one frame each.
+    assert [frames for _, frames in saved] == [frames for frames in (4, 8, 12, 16) if frames % interval == 0]
+    manifest = one.checkpoint.load()[1]
+    assert (manifest["backend"], manifest["counters"]["frames"]) == (backend, 20)
+
+
+def test_frames_and_not_env_steps_are_counted_for_the_interval_of_a_path(tmp_path):
+    one = trainer(20, frame_skip=2, save_trainer_file=tmp_path, save_trainer_interval=8)
+    saved = []
+    one.checkpoint.save_in_background = note("in background", one.checkpoint.save_in_background, saved)
+    one.train()
+    assert [env_steps for _, env_steps in saved] == [4, 8]
+
+
+def test_an_interval_of_no_frames_and_two_places_to_save_to_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="save_trainer_interval=0 must be > 0"):
+        trainer(8, save_trainer_file=tmp_path, save_trainer_interval=0)
+    with pytest.raises(ValueError, match="checkpoint and save_trainer_file"):
+        trainer(8, save_trainer_file=tmp_path, checkpoint=CheckpointStore(tmp_path))

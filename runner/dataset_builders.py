@@ -1,0 +1,79 @@
+"""Datasets: written by a run, and opened again."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from annotated_types import Len
+from pydantic import Field
+
+from runner.checkpoint.store import CheckpointStore
+from runner.data.dataset import Dataset, DatasetError, DatasetWriter
+from runner.data.dataset_header import HEADER
+from runner.data.saved_replay import dataset_of
+from runner.record.tensordict import TensorDictRecorder
+from runner.spec import CheckpointError, EnvSpec, as_key
+from runner.types import KeyPath, PositiveInt
+
+FolderName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]{0,99}$", description="a folder's name")]
+TAKEN = ("ckpt", "replay", "videos")
+"""Folders of a run that hold something else."""
+
+
+def make_tensordict_recorder(
+    spec: EnvSpec,
+    run: Any = None,
+    out_file_base: FolderName = "dataset",
+    skip_reset: bool = True,
+    skip: PositiveInt = 4,
+    in_keys: Annotated[Sequence[KeyPath], Len(1)] | None = None,
+) -> TensorDictRecorder | None:
+    """Writes collected env steps into a dataset in the folder of a run; ``None`` where there is none to write to.
+
+    Args:
+        run: the run's folder, or anything with such a ``path``.
+        out_file_base: the dataset's folder in there.
+        skip_reset, skip, in_keys: see :class:`TensorDictRecorder`; a nested entry is a list of names.
+    """
+    if out_file_base in TAKEN:
+        raise ValueError(f"out_file_base={out_file_base}: the run keeps something else there; choose another name")
+    if run is None:
+        return None
+    writer = DatasetWriter(Path(getattr(run, "path", run)) / out_file_base, spec)
+    keys = None if in_keys is None else [as_key(key) for key in in_keys]
+    return TensorDictRecorder(writer, skip_reset, skip, keys)
+
+
+def open_dataset(path: str | Path, verify: bool = True) -> Dataset:
+    """The rows in a folder: of a dataset, or of a run, which has recorded one or saved its replay buffer.
+
+    Of a run that did both the recorded ones, which are all that it collected; ``<run>/ckpt`` asks for the others. A
+    replay buffer's rows say less of their environment, and are those of the newest good checkpoint, of a run that does
+    not go on meanwhile.
+
+    Args:
+        verify: read each file of a dataset once and compare its SHA-256; checkpoints are compared always.
+
+    Raises:
+        DatasetError: where there is none, or one in which anything is amiss.
+    """
+    folder = Path(path)
+    for place in (folder, folder / "dataset"):
+        if (place / HEADER).exists():
+            return Dataset(place, verify)
+    run = folder.parent if folder.name == "ckpt" else folder
+    found: list[Dataset] = []
+
+    def accept(state: dict[str, Any]) -> None:
+        try:
+            found[:] = [dataset_of(state.get("source", {}), run)]
+        except DatasetError as error:
+            raise CheckpointError(str(error)) from error
+
+    if not (run / "ckpt").is_dir():
+        raise DatasetError(folder, f"there is no {HEADER} in it, and it is no run's folder")
+    try:
+        CheckpointStore(run).load(accept=accept)
+    except CheckpointError as error:
+        raise DatasetError(folder, str(error)) from error
+    return found[0]
