@@ -34,10 +34,12 @@ from runner.envs.vector import Environment, make_environment
 from runner.evaluation import Evaluation
 from runner.exploration import EpsilonGreedy
 from runner.learner.approximation import Approximation
-from runner.learner.gradients import Clip, ClipBy, NonFinite
+from runner.learner.gradients import ClipBy, NonFinite
 from runner.learner.learner import DEFAULT_MODULE, Learner, Loss, Module
-from runner.learner.optimization import Optimization
+from runner.learner.staged import Rules, make_optimizations
 from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, TrivialTarget
+from runner.loggers.base import generate_exp_name
+from runner.loggers.choose import get_logger
 from runner.losses.bc import BCLoss
 from runner.losses.cql import CQLLoss
 from runner.losses.dqn import DQNLoss, LossFunction
@@ -46,6 +48,7 @@ from runner.networks.cnn import make_q_cnn
 from runner.networks.mlp import make_q_network
 from runner.offline_builders import make_offline_source
 from runner.policy import Policy
+from runner.record.video import VideoRecorder
 from runner.schedules import Schedule, linear
 from runner.seeding import Streams, env_seed
 from runner.spec import NEXT_DONE, TRAJ_IDS, EnvSpec, Exploration, Progress
@@ -58,6 +61,7 @@ from runner.types import (
     NonNegativeFloat,
     NonNegativeInt,
     OpenFraction,
+    OptimizationOptions,
     PositiveFloat,
     PositiveInt,
 )
@@ -248,8 +252,10 @@ def make_learner(
     update_every: PositiveInt = 1,
     non_finite: NonFinite = "raise",
     compile: Compile = "trace",
+    optimizations: dict[str, OptimizationOptions] | None = None,
+    generator: torch.Generator | None = None,
 ) -> Learner:
-    """A learner with one module: all of ``networks`` moved by one optimizer.
+    """A learner with one module: all of ``networks`` moved by one optimizer, or by one for each stage of the loss.
 
     Args:
         networks: by name; those that ``loss.targets`` names are each followed by a copy of ``target_updater``.
@@ -260,27 +266,18 @@ def make_learner(
         update_every: apply in every n-th update.
         non_finite: what to do about gradients that are no numbers.
         compile: how updates are computed.
+        optimizations: what one of several does otherwise, by the name of the loss's stage.
+        generator: for the noise of losses that need some.
     """
     followed = getattr(loss, "targets", ()) if target_updater else ()
     wrapped = {
         name: Approximation(model, name=name, target=deepcopy(target_updater) if name in followed else None)
         for name, model in networks.items()
     }
-    optimization = Optimization(
-        optimizer(_parameters(networks)),
-        every=update_every,
-        schedule=scheduler,
-        clip=Clip(clip, clip_by) if clip else None,
-        loss_weights=loss_weights,
-        non_finite=non_finite,
-        targets=[wrapped[name].target for name in followed],
-    )
-    return Learner({DEFAULT_MODULE: Module(wrapped, loss, (optimization,))}, progress, compile)
-
-
-def _parameters(networks: Mapping[str, nn.Module]) -> list[nn.Parameter]:
-    """Those of all networks, each once, however many share it."""
-    return list(dict.fromkeys(parameter for model in networks.values() for parameter in model.parameters()))
+    rules = Rules(optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite)
+    stages = make_optimizations(loss, wrapped, rules, optimizations)
+    generator = generator if callable(getattr(loss, "draw", None)) else None
+    return Learner({DEFAULT_MODULE: Module(wrapped, loss, stages, generator)}, progress, compile)
 
 
 def make_evaluation(
@@ -305,7 +302,10 @@ __all__ = [
     "InProcessCollector",
     "Streams",
     "SyncCollector",
+    "VideoRecorder",
     "correct_for_frame_skip",
+    "generate_exp_name",
+    "get_logger",
     "get_stats_random_rollout",
     "make_actor_critic",
     "make_bc_loss",

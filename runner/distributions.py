@@ -5,7 +5,7 @@ drawn ahead from a stream of its own.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -251,9 +251,26 @@ def outputs_of(network: Callable[..., Tensor], batch: TensorDictBase) -> Tensor:
 
     Where the batch has an action mask, outputs for each action are masked by it.
     """
-    outputs = network(*(batch.get(key) for key in getattr(network, "in_keys", (OBSERVATION,))))
+    return _masked_by(batch, network(*_inputs(network, batch)))
+
+
+def _inputs(network: Callable[..., Tensor], batch: TensorDictBase) -> list[Tensor]:
+    return [batch.get(key) for key in getattr(network, "in_keys", (OBSERVATION,))]
+
+
+def _masked_by(batch: TensorDictBase, outputs: Tensor) -> Tensor:
     mask = batch.get(ACTION_MASK, None)
     return outputs if mask is None or mask.shape != outputs.shape else masked(outputs, mask)
+
+
+def policy_and_value(networks: Mapping[str, Any], batch: TensorDictBase) -> tuple[Tensor, Tensor]:
+    """What the networks ``policy`` ``[..., size]`` and ``value`` ``[...]`` say; a trunk they share is asked once."""
+    policy, value = networks["policy"], networks["value"]
+    is_shared = hasattr(policy, "trunk") and policy.trunk is getattr(value, "trunk", None)
+    if not is_shared:
+        return outputs_of(policy, batch), outputs_of(value, batch).squeeze(-1)
+    features = policy.trunk(*_inputs(policy, batch))
+    return _masked_by(batch, policy.head(features)), value.head(features).squeeze(-1)
 
 
 def masked(outputs: Numbers, mask: Numbers) -> Numbers:

@@ -1,6 +1,6 @@
 """How good each action of a collected batch was, by what networks say of its states."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from runner.spec import (
     ACTION_LOG_PROB,
     ADVANTAGE,
     IMPORTANCE_WEIGHT,
+    MEMORY,
     NEXT_DONE,
     NEXT_OBSERVATION,
     NEXT_REWARD,
@@ -117,8 +118,12 @@ def _rewards(batch: TensorDictBase, value: Tensor, next_value: Tensor) -> tuple[
     return batch.get(NEXT_REWARD), value, next_value, batch.get(NEXT_TERMINATED), batch.get(NEXT_DONE)
 
 
-def values_of(network: Callable[..., Tensor], batch: TensorDictBase) -> tuple[Tensor, Tensor]:
+def values_of(network: Any, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
     """What the states of a batch are worth, and those that followed them; ``[N, T]`` each."""
-    both = torch.stack([batch.get(OBSERVATION), batch.get(NEXT_OBSERVATION)])
-    value, next_value = network(both).squeeze(-1)
-    return value, next_value
+    observation, following = batch.get(OBSERVATION), batch.get(NEXT_OBSERVATION)
+    if not getattr(network, "memory_size", 0):
+        value, next_value = network(torch.stack([observation, following])).squeeze(-1)
+        return value, next_value
+    value, after = network.step(observation.flatten(0, 1), batch.get(MEMORY).flatten(0, 1))
+    next_value, _ = network.step(following.flatten(0, 1), after)
+    return value.view(batch.batch_size), next_value.view(batch.batch_size)

@@ -64,20 +64,31 @@ class Evaluation:
         with unchanged_globals():
             return play(self.policy.copy(), self._envs[:episodes], seeds, self.should_stop)
 
+    def watch(self, envs: list[Any], seeds: list[int], goes_on: Callable[[], bool]) -> Evaluated:
+        """Play an episode in each of ``envs`` as long as ``goes_on``, which is asked at every step and at the end."""
+        with unchanged_globals():
+            return play(self.policy.copy(), envs, seeds, self.should_stop, goes_on)
+
     def close(self) -> None:
         for env in self._envs:
             env.close()
         self._envs.clear()
 
 
-def play(policy: Actor, envs: list[Any], seeds: list[int], should_stop: Callable[[], bool]) -> Evaluated:
+def play(
+    policy: Actor,
+    envs: list[Any],
+    seeds: list[int],
+    should_stop: Callable[[], bool],
+    goes_on: Callable[[], bool] = lambda: True,
+) -> Evaluated:
     """One greedy episode in each environment: the first started, however long, so that short ones do not count more."""
     dtype = policy.spec.observation_dtype
     observation = np.stack([env.reset(seed) for env, seed in zip(envs, seeds, strict=True)]).astype(dtype)
     returns, lengths = np.zeros(len(envs)), np.zeros(len(envs), np.int64)
     memory = np.zeros((len(envs), policy.extra.memory), np.float32)
     running = list(range(len(envs)))
-    while running:
+    while goes_on() and running:
         if should_stop():
             raise Abandoned("the evaluation was given up")
         remembered, mask = memory[running], None

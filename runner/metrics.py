@@ -1,13 +1,17 @@
 """The one metric stream of a run: values pile up between two rows, and each row holds their means."""
 
+import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from runner.spec import CLOCKS, Logger, Progress, StateDict
+
+log = logging.getLogger(__name__)
 
 
 class Gauge(float):
@@ -26,6 +30,7 @@ class Metrics:
         self.last_row: dict[str, float] = {}
         self._place = (0, 0.0)
         self._failure: str | None = None
+        self._told_of: set[int] = set()
         self._pending: defaultdict[str, list[Any]] = defaultdict(list)
 
     def add(self, values: Mapping[str, Any]) -> None:
@@ -45,9 +50,27 @@ class Metrics:
         row.update(self._rate(progress))
         self._pending.clear()
         self.last_row.update(row)
-        for logger in self.loggers:
-            logger.log_row(row)
+        self._tell_all("log_row", row)
         return row
+
+    def log_video(self, name: str, path: Path, progress: Progress, fps: float) -> None:
+        """Hand a finished mp4 to every logger that takes one."""
+        self._tell_all("log_video", name, path, progress.frames, fps)
+
+    def log_histogram(self, name: str, data: Any, progress: Progress) -> None:
+        """Hand the numbers of a tensor to every logger that shows how they are distributed."""
+        self._tell_all("log_histogram", name, data, progress.frames)
+
+    def _tell_all(self, method: str, *arguments: Any) -> None:
+        """Call every logger that has the method; one that fails is told of once, and stops nothing."""
+        for logger in self.loggers:
+            try:
+                getattr(logger, method, _nothing)(*arguments)
+            except Exception as error:  # whatever it is: training does not depend on it
+                if id(logger) not in self._told_of:
+                    words = "%s fails at %s; training goes on: %s: %s"
+                    log.warning(words, type(logger).__name__, method, type(error).__name__, error)
+                self._told_of.add(id(logger))
 
     def _rate(self, progress: Progress) -> dict[str, float]:
         """Env steps (or updates) per second since the row before."""
@@ -56,8 +79,7 @@ class Metrics:
         return {f"perf/{progress.axis}_per_second": steps / seconds} if steps > 0 and seconds > 0 else {}
 
     def log_hparams(self, parameters: Mapping[str, Any]) -> None:
-        for logger in self.loggers:
-            logger.log_hparams(parameters)
+        self._tell_all("log_hparams", parameters)
 
     def resume_without_state(self) -> None:
         """Tell the loggers of a run that goes on before it ever saved: its rows begin anew, its identity does not."""
@@ -65,8 +87,7 @@ class Metrics:
             logger.load_state_dict({})
 
     def flush(self) -> None:
-        for logger in self.loggers:
-            logger.flush()
+        self._tell_all("flush")
 
     def failure(self) -> str | None:
         """Why the run cannot go on, where a logger has to write what nobody else keeps and cannot, tried once more.
@@ -82,8 +103,7 @@ class Metrics:
         return next((text for logger in self.loggers if (text := getattr(logger, "failure", None))), None)
 
     def close(self, status: str) -> None:
-        for logger in self.loggers:
-            logger.close(status)
+        self._tell_all("close", status)
 
     def state_dict(self) -> StateDict:
         return {
@@ -112,6 +132,10 @@ class Metrics:
             counts[name] += 1
             named.append((name if counts[name] == 1 else f"{name}_{counts[name]}", logger))
         return named
+
+
+def _nothing(*arguments: Any) -> None:
+    """What a logger does about what it does not know."""
 
 
 def _stack(values: list[Any]) -> Tensor:

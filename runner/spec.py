@@ -148,6 +148,20 @@ def place_of(counters: Mapping[str, Any], axis: str = "env_steps") -> Any:
     return counters.get(axis) or counters.get("updates", 0)
 
 
+class Stage(NamedTuple):
+    """Terms of a loss that one optimizer minimizes, over the networks that they move.
+
+    Args:
+        targets: the networks whose targets follow after each step of this stage; its own ones if not given.
+        every: how often it has its turn, in updates; see ``learner.optimizations`` for other numbers.
+    """
+
+    terms: tuple[str, ...]
+    networks: tuple[str, ...]
+    targets: tuple[str, ...] | None = None
+    every: int = 1
+
+
 def as_key(path: str | Sequence[str]) -> NestedKey:
     """The key of an entry that was written as a name or as a list of names."""
     return path if isinstance(path, str) else path[0] if len(path) == 1 else tuple(path)

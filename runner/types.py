@@ -1,6 +1,7 @@
 """Annotations that configuration values are checked against; free of torch, so that a bad value is answered at once."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, Len, Lt
@@ -30,6 +31,20 @@ Compile = Literal["none", "trace", "update"]
 """How updates are computed: by autograd, by recorded gradients (the same bits), or as one compiled function."""
 
 StopAfter = dict[Literal["env_steps", "updates", "episodes", "seconds"], PositiveFloat]
+
+
+@dataclass(frozen=True)
+class InWords:
+    """What a message says of a hint, where its own words would not be plain."""
+
+    description: str
+
+
+OptimizationOptions = Annotated[
+    dict[Literal["every", "lr", "clip"], PositiveFloat | None],
+    InWords("a mapping of every, lr and clip to numbers > 0"),
+]
+"""What one of several optimizers does otherwise than the others."""
 
 Breakpoints = Annotated[list[tuple[NonNegativeFloat, float]], Len(2)]
 """A piecewise-linear schedule ``[[t, value], ...]`` over env steps."""

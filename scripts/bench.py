@@ -50,8 +50,8 @@ def make_parser() -> argparse.ArgumentParser:
         if action != "rates":
             what.add_argument(f"--{action}", dest="action", action="store_const", const=action)
     parser.add_argument("--only", type=_names, metavar="A,B", help="these peers alone (--setup, --peers)")
-    parser.add_argument("--case", choices=["every10", "every1"], help="of --peers; both if not given")
-    parser.add_argument("--cleanrl", type=Path, metavar="DQN.PY", help="CleanRL's dqn.py, in place of our stand-in")
+    parser.add_argument("--case", choices=["every10", "every1", "sac", "td3"], help="of --peers; all if not given")
+    parser.add_argument("--cleanrl", type=Path, metavar="DQN.PY", help="CleanRL's file of the case")
     parser.add_argument("--steps", type=int, help="env steps of each run (or of each stretch)")
     parser.add_argument("--rounds", "--repeats", type=int, help="how often each is measured, a seed for each round")
     parser.add_argument("overrides", nargs="*", default=[], help="of our own runs")
@@ -78,9 +78,8 @@ def setup(arguments: Arguments) -> None:
 def peers(arguments: Arguments) -> None:
     from scripts.benchmark.versus import CASES, Settings, compare
 
-    standard = ["cleanrl" if arguments.cleanrl else "standin", "sb3", "torchrl", "tianshou"]
     settings = Settings(
-        peers=arguments.only or standard,
+        peers=arguments.only,
         rounds=arguments.rounds or 5,
         cleanrl=arguments.cleanrl,
         env_steps=arguments.steps,

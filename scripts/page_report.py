@@ -54,11 +54,11 @@ NAMES = {
     "MLFlowLogger": "logger=mlflow",
     "TensorboardLogger": "logger=tensorboard",
     "WandbLogger": "logger=wandb",
-    "get_logger": "logger",
-    "generate_exp_name": "hydra.run.dir",
-    "VideoRecorder": "hooks",
+    "get_logger": "logger=csv, logger=[csv,tensorboard], ...",
+    "generate_exp_name": "hydra.run.dir: a run's folder is its name",
+    "VideoRecorder": "hooks=[default,record_video], hooks.record_video.recorder",
     "TensorDictRecorder": "hooks=[default,record_tensordict]",
-    "PixelRenderTransform": "env",
+    "PixelRenderTransform": "env.transforms.<name>={_target_: runner.envs.transforms.PixelRenderTransform}",
 }
 """Every name of the page, and of the hooks it has got since, with the keys by which it is reached."""
 
@@ -105,15 +105,15 @@ KEYWORDS = {
         LATER_LOSS,
     ),
     "LoggerConfig": {
-        "logger": "logger=csv, logger=mlflow",
-        "record_video": "not yet: videos are later work",
-        "no_video": "not yet: videos are later work",
-        "exp_name": "hydra.run.dir: the folder is the name",
+        "logger": "get_logger(logger_type)",
+        "record_video": "hooks=[default,record_video]",
+        "no_video": "hooks=default",
+        "exp_name": "get_logger(experiment_name)",
         "record_interval": "make_evaluation(every)",
-        "record_frames": "make_evaluation(episodes)",
+        "record_frames": "VideoRecorder(max_frames)",
         "recorder_log_keys": "not yet: evaluation logs returns and lengths alone",
-        "offline_logging": "not yet: of a logger that is later work",
-        "project_name": "MLFlowLogger(experiment)",
+        "offline_logging": "WandbLogger(offline)",
+        "project_name": "WandbLogger(project)",
     },
     "TrainerConfig": {
         name: f"TrainerOptions({name})"

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import os
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -16,6 +17,10 @@ from torch import Tensor
 from runner.checkpoint.manifest import parse_json, read_small
 from runner.checkpoint.rows import Tensors
 from runner.spec import CheckpointError
+
+
+_LENGTHS_AT = 26
+"""Where the header of a file in a ZIP archive says how long its last two fields are, which its bytes come after."""
 
 
 class Backend(Protocol):
@@ -43,8 +48,9 @@ class TorchBackend:
 
     def read(self, folder: Path, rows: Tensors) -> None:
         path = folder / self.FILE
-        _refuse_compressed(path)
-        stored = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        entries = _entries(path)
+        # Without their bytes, which would be mapped as memory of the process: read below, straight into their places.
+        stored = torch.load(path, map_location="meta", weights_only=True)
         if not isinstance(stored, dict) or list(stored) != list(rows):
             raise ValueError("the rows in the file are not those of the skeleton")
         for name, row in rows.items():
@@ -53,8 +59,21 @@ class TorchBackend:
                 row.shape,
             ):
                 raise ValueError(f"{name}: not a row of {len(row)} bytes")
-        for name, row in rows.items():
-            row.copy_(stored[name])
+        # torch numbers them in the order in which it meets them.
+        for number, row in enumerate(rows.values()):
+            _read_into(path, _place(path, entries[f"data/{number}"], len(row)), row)
+
+
+def _read_into(path: Path, place: int, row: Tensor) -> None:
+    """Fill ``row`` with the bytes from ``place`` on: nothing of them is in memory besides, be it as large as it may."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(place)
+        view = memoryview(row.numpy()).cast("B")
+        while view:
+            count = file.readinto(view)
+            if not count:
+                raise ValueError(f"{path.name} ends too early")
+            view = view[count:]
 
 
 class _HashingFile:
@@ -72,10 +91,22 @@ class _HashingFile:
         self._file.flush()
 
 
-def _refuse_compressed(path: Path) -> None:
+def _entries(path: Path) -> dict[str, zipfile.ZipInfo]:
+    """What is in an archive of torch.save, by name."""
     with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("torch.save does not compress; this file may unpack to any size")
+        entries = {entry.filename.partition("/")[2]: entry for entry in archive.infolist()}
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries.values()):
+        raise ValueError("torch.save does not compress; this file may unpack to any size")
+    return entries
+
+
+def _place(path: Path, entry: zipfile.ZipInfo, size: int) -> int:
+    """Where in the archive the bytes of an entry begin."""
+    if entry.file_size != size:
+        raise ValueError(f"{entry.filename:.80} has {entry.file_size} bytes instead of {size}")
+    with open(path, "rb") as file:
+        file.seek(entry.header_offset + _LENGTHS_AT)
+        return file.tell() + 4 + sum(struct.unpack("<HH", file.read(4)))
 
 
 class TorchSnapshotBackend:
@@ -86,8 +117,11 @@ class TorchSnapshotBackend:
         return {f"0/state/{path.name}": _digest(path, rows) for path in (folder / "0/state").iterdir()}
 
     def read(self, folder: Path, rows: Tensors) -> None:
-        check_snapshot(folder, {name: len(row) for name, row in rows.items()})
-        _away_from_event_loops(lambda: _restore(folder, rows))
+        parts = check_snapshot(folder, {name: len(row) for name, row in rows.items()})
+        # Not by torchsnapshot, which reads whole files into memory before it copies what is in them.
+        for name, row in rows.items():
+            for begin, end, path in parts[name]:
+                _read_into(path, 0, row[begin:end])
 
 
 def _digest(path: Path, rows: Tensors) -> str:
@@ -113,14 +147,6 @@ def _take(folder: Path, rows: Tensors) -> None:
     torchsnapshot.Snapshot.take(str(folder), {"state": torchsnapshot.StateDict(**rows)})
 
 
-def _restore(folder: Path, rows: Tensors) -> None:
-    torchsnapshot = _torchsnapshot()
-    state = torchsnapshot.StateDict(**rows)
-    torchsnapshot.Snapshot(str(folder)).restore({"state": state})
-    if any(state[name].data_ptr() != row.data_ptr() for name, row in rows.items()):
-        raise ValueError("torchsnapshot did not restore in place")
-
-
 def _away_from_event_loops(work: Callable[[], None]) -> None:
     """Run ``work`` here, or on a thread where this one runs an event loop (notebooks): torchsnapshot needs its own."""
     try:
@@ -131,7 +157,11 @@ def _away_from_event_loops(work: Callable[[], None]) -> None:
         return executor.submit(work).result()
 
 
-def check_snapshot(folder: Path, sizes: Mapping[str, int]) -> None:
+_Parts = list[tuple[int, int, Path]]
+"""From which byte to which a row is in which file."""
+
+
+def check_snapshot(folder: Path, sizes: Mapping[str, int]) -> dict[str, _Parts]:
     """Refuse a snapshot whose own index says anything but "these rows of bytes, in these files of just that size".
 
     torchsnapshot would follow that index anywhere: to other folders, to pickled objects, to tensors of any size.
@@ -142,16 +172,15 @@ def check_snapshot(folder: Path, sizes: Mapping[str, int]) -> None:
         raise ValueError("the snapshot's index does not list the tensors of the skeleton")
     if entries["0/state"] != {"type": "dict", "keys": list(sizes)}:
         raise ValueError("the snapshot's index is not a plain dict of tensors")
-    for name, size in sizes.items():
-        _check_entry(folder, name, entries[f"0/state/{name}"], size)
+    return {name: _check_entry(folder, name, entries[f"0/state/{name}"], size) for name, size in sizes.items()}
 
 
-def _check_entry(folder: Path, name: str, entry: dict[str, Any], size: int) -> None:
+def _check_entry(folder: Path, name: str, entry: dict[str, Any], size: int) -> _Parts:
     if entry["type"] == "ChunkedTensor":
         chunks = [(chunk["offsets"], chunk["sizes"], chunk["tensor"]) for chunk in entry["chunks"]]
     else:
         chunks = [([0], [size], entry)]
-    begin = 0
+    begin, parts = 0, []
     for offsets, sizes, tensor in chunks:
         location = f"0/state/{name}" + (f"_{begin}" if entry["type"] == "ChunkedTensor" else "")
         expected: dict[str, Any] = {"type": "Tensor", "location": location, "serializer": "buffer_protocol"}
@@ -160,9 +189,11 @@ def _check_entry(folder: Path, name: str, entry: dict[str, Any], size: int) -> N
             raise ValueError(f"{name}: the snapshot's index is not what torchsnapshot writes")
         if (folder / location).stat().st_size != sizes[0]:
             raise ValueError(f"{name}: the file does not have {sizes[0]} bytes")
+        parts.append((begin, begin + sizes[0], folder / location))
         begin += sizes[0]
     if begin != size or (entry["dtype"], entry["shape"]) != ("torch.uint8", [size]):
         raise ValueError(f"{name}: the snapshot holds {begin} bytes instead of {size}")
+    return parts
 
 
 BACKENDS: dict[str, Backend] = {"torchsnapshot": TorchSnapshotBackend(), "torch": TorchBackend()}

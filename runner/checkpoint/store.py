@@ -115,6 +115,8 @@ class CheckpointStore:
         except OSError as error:
             if isinstance(error, FileNotFoundError) and not os.path.lexists(self.folder):
                 return []
+            with suppress(OSError):  # it was made just now, by the thread that saves
+                return os.listdir(self.folder)
             raise CheckpointError(f"the checkpoints in {self.folder} cannot be read: {error.strerror}") from error
 
     def save(

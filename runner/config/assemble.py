@@ -119,7 +119,7 @@ def _build_learning(config: Config, builder: Builder, streams: Streams) -> None:
     runtime["scheduler"] = on_the_axis_of(runtime["progress"], builder.build(config["scheduler"]))
     runtime["target_updater"] = builder.build(config["target_updater"])
     runtime["optimizer"] = lambda params: builder.build(config["optimizer"], params=params)
-    runtime["learner"] = builder.build(config["learner"])
+    runtime["learner"] = builder.build(config["learner"], generator=streams.torch("loss noise"))
     runtime["evaluation"] = builder.build(config["evaluation"])
 
 

@@ -10,6 +10,9 @@ from runner.runs import CONFIG_FILE, MENDED, RUN_FILE
 CHECKPOINTS = "ckpt"
 """What is in these is checked by who reads them; one that is not as it should be is passed over for the one before."""
 
+REMOVED = "wandb"
+"""What a run has in this is removed before W&B writes there again, and nobody reads it: W&B puts links into it."""
+
 
 def check_folder(folder: Path) -> None:
     """Raise ``ValueError``, in one line, where going on with this run would read or write what is not in its folder.
@@ -31,14 +34,14 @@ def check_folder(folder: Path) -> None:
 
 
 def _entries(root: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Everything there is but what is in checkpoints; links are not followed."""
+    """Everything there is but what is in checkpoints or will be removed; links are not followed."""
     waiting = [root]
     while waiting:
         folder = waiting.pop()
         for entry in os.scandir(folder):
             path, status = Path(entry.path), entry.stat(follow_symlinks=False)
             yield path, status
-            if stat.S_ISDIR(status.st_mode) and folder != root / CHECKPOINTS:
+            if stat.S_ISDIR(status.st_mode) and folder != root / CHECKPOINTS and path != root / REMOVED:
                 waiting.append(path)
 
 

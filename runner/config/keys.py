@@ -118,6 +118,9 @@ def _absent(item: Typed, tree: Mapping[str, Any], composer: Composer) -> Problem
     parameter, rest = parameter_at(tree, item.key)
     if parameter is not None and item.prefix != "~" and parameter.name not in INJECTED:
         takes = f"{'.'.join(item.key.split('.')[: -len(rest) or None])} takes {describe(parameter.hint)}"
+        inside = [key for key in all_keys(tree) if key.startswith(f"{'.'.join(item.key.split('.')[: -len(rest)])}.")]
+        if rest and (guess := nearest_key(item.key, inside)):
+            return item.problem(item.key, "there is no such key", did_you_mean(guess))
         return item.problem(item.key, f"is not in the configuration yet; {takes}", f"add it with +{item.text}")
     return item.problem(f"{item.prefix}{item.key}", "there is no such key", _guess(item, tree, composer))
 

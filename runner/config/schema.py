@@ -168,8 +168,24 @@ class Schema:
                 return adapter.validate_json(json.dumps(candidate), strict=True)
             except (ValidationError, TypeError):
                 continue
-        self._report(f"{key} = {show(value)}", f"expected {describe(hint)}", _example(key, hint, value), key)
+        if not self._find_inside(key, hint, value):
+            self._report(f"{key} = {show(value)}", f"expected {describe(hint)}", _example(key, hint, value), key)
         return value
+
+    def _find_inside(self, key: str, hint: Any, value: Any) -> bool:
+        """Report what is wrong with the values of a mapping one by one, if that is what is wrong with it."""
+        inner, (names, is_one) = item_hint(hint), literal_keys(hint)
+        if not isinstance(value, Mapping) or inner is Any or is_one:
+            return False
+        before = len(self.problems)
+        for name, item in value.items():
+            if names and name not in names:
+                guess, takes = nearest(name, names), f"{key} takes {', '.join(names)}"
+                hint = did_you_mean(f"{key}.{guess}") if guess else takes
+                self._report(f"{key}.{name}", "there is no such key", hint)
+            else:
+                self._coerce(f"{key}.{name}", inner, item)
+        return len(self.problems) > before
 
     def _report(self, shown: str, message: str, hint: str = "", key: str | None = None) -> None:
         self.problems.append(Problem(shown, self._origins.of(key or shown), message, hint, key or shown))

@@ -156,8 +156,9 @@ def _trust(config: Config) -> str:
 
 
 def _ways_to_look(experiment: Experiment) -> list[str]:
-    looks = [getattr(logger, "look", None) for logger in experiment.trainer.metrics.loggers]
-    return [f"look        {look()}" for look in looks if callable(look)]
+    parts = (*experiment.trainer.metrics.loggers, *experiment.hooks.values())
+    looks = [look() for part in parts if callable(look := getattr(part, "look", None))]
+    return [f"look        {look}" for look in looks if look]
 
 
 def command_to(*words: str) -> str:

@@ -2,9 +2,11 @@
 
 import importlib
 import importlib.util
+import inspect
 import math
 import os
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import gymnasium
@@ -33,6 +35,9 @@ REFUSED = {
     "RenderCollection": "its frames outlive episodes",
 }
 """Wrappers of gymnasium whose state crosses episodes, so that no seed and no tape brings it back, and what to do."""
+
+DRAWN = {"render_mode": "rgb_array"}
+"""What an environment is asked for whose pictures are wanted."""
 
 FRAME_SKIP = "frame_skip"
 REPEATS: dict[type[gymnasium.Env], str] = {
@@ -112,6 +117,13 @@ def wrappers_of(env: gymnasium.Env) -> list[gymnasium.Env]:
     return chain
 
 
+def drawn_by(make: Factory) -> Factory:
+    """``make`` as a function of what can be drawn, where it can be told so."""
+    parameters = inspect.signature(make).parameters.values()
+    is_asked = any(one.name == "render_mode" or one.kind is one.VAR_KEYWORD for one in parameters)
+    return partial(make, **DRAWN) if is_asked else make
+
+
 def _repeats(env: gymnasium.Env) -> int:
     """How often an action is repeated, by the wrappers and, as Atari's games do, by the environment itself."""
     own = env.spec.kwargs.get("frameskip", 1) if env.spec else 1
@@ -124,6 +136,8 @@ def _make_by_id(id: str, kwargs: Mapping[str, Any], max_episode_steps: int | Non
         importlib.import_module("ale_py")  # registers its games; gymnasium no longer does so by itself
     if kwargs.get("render_mode") != "human":  # pictures need no screen, and SDL complains where there is none
         os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        if "DISPLAY" not in os.environ:
+            os.environ.setdefault("MUJOCO_GL", "egl")  # the one way of MuJoCo's that draws without a screen
     try:
         # The checker costs more than a CartPole step; spaces are checked once, in describe().
         return gymnasium.make(id, max_episode_steps=max_episode_steps, disable_env_checker=True, **kwargs)

@@ -3,6 +3,7 @@
 What they remember never outlives an episode: its seed and its actions bring it back, whatever was played before.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -146,6 +147,68 @@ class CenterCrop(gymnasium.ObservationWrapper):
         return observation[self._window]
 
 
+class PixelRenderTransform(gymnasium.Wrapper):
+    """Shows what the environment draws, ``[H, W, 3]`` of bytes: in place of its observations, or beside them.
+
+    Args:
+        key: ``None``: in place of the observations; else they become ``{"observation": ..., key: picture}``, which the
+            runner flattens into one vector, unless a wrapper around this one makes something else of it.
+        preproc: what is made of each picture.
+        render_method: of the environment's, what draws it.
+    """
+
+    def __init__(
+        self,
+        env: gymnasium.Env,
+        key: str | None = None,
+        preproc: Callable[[np.ndarray], np.ndarray] | None = None,
+        render_method: str = "render",
+    ) -> None:
+        super().__init__(env)
+        self.key, self.preproc, self.is_on = key, preproc, True
+        self._draw = getattr(env, render_method)
+        picture = self._first()
+        self._blank = np.zeros_like(picture)
+        high = np.iinfo(picture.dtype).max if picture.dtype.kind in "iu" else np.inf
+        space: spaces.Space = spaces.Box(0, high, picture.shape, picture.dtype.type)
+        if key is not None:
+            space = spaces.Dict({"observation": env.observation_space, key: space})
+        self.observation_space = space
+
+    def _first(self) -> np.ndarray:
+        """A picture of some beginning; which one the environment draws next from its generator stays as it was."""
+        base = self.env.unwrapped
+        before = base._np_random, base._np_random_seed
+        self.env.reset(seed=0)
+        picture = self._draw()
+        base._np_random, base._np_random_seed = before
+        if not isinstance(picture, np.ndarray):
+            shown = f"{type(base).__name__} drew a {type(picture).__name__}"
+            raise ValueError(f"PixelRenderTransform needs env.kwargs.render_mode=rgb_array: {shown}")
+        return self._processed(picture)
+
+    def _processed(self, picture: np.ndarray) -> np.ndarray:
+        return picture if self.preproc is None else np.asarray(self.preproc(picture))
+
+    def switch(self, is_on: bool | None = None) -> None:
+        """Draw, or (black pictures) do not, to save time; the other of the two where nothing is said."""
+        if self.key is None:
+            raise ValueError("PixelRenderTransform: pictures in place of the observations cannot be left out")
+        self.is_on = not self.is_on if is_on is None else is_on
+
+    def _seen(self, observation: Any) -> Any:
+        picture = self._processed(self._draw()) if self.is_on else self._blank
+        return picture if self.key is None else {"observation": observation, self.key: picture}
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Started:
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._seen(observation), info
+
+    def step(self, action: Any) -> Stepped:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._seen(observation), float(reward), terminated, truncated, info
+
+
 class ScaleReward(gymnasium.RewardWrapper):
     """``reward * scale + loc``."""
 
@@ -224,3 +287,18 @@ def _play_on(env: gymnasium.Env, started: Started, actions: list[Any]) -> Starte
                 raise RuntimeError(f"every episode ends within {len(actions)} actions of its beginning")
             observation, info = env.reset()
     return observation, info
+
+
+class KeepElements(gymnasium.ObservationWrapper):
+    """Hides all elements of a vector observation but those at ``keep``, so that an agent has to remember."""
+
+    def __init__(self, env: gymnasium.Env, keep: list[int]) -> None:
+        super().__init__(env)
+        space = env.observation_space
+        if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not set(keep) <= set(range(space.shape[0])):
+            raise ValueError(f"keep={keep} are no elements of {space}")
+        self.keep = list(keep)
+        self.observation_space = spaces.Box(space.low[self.keep], space.high[self.keep], dtype=space.dtype.type)
+
+    def observation(self, observation: np.ndarray) -> np.ndarray:
+        return observation[self.keep]

@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from runner.envs.checks import Bounds
 from runner.envs.guard import Guard, OnError
-from runner.envs.gym import describe, make_env
+from runner.envs.gym import DRAWN, describe, drawn_by, make_env
 from runner.envs.restore import probe
 from runner.envs.rollout import random_observations
 from runner.envs.single import Mark, Single
@@ -54,6 +54,7 @@ class Environment:
         id: its name; the class's if not given.
         guard: what to do when one fails.
         evaluation_make: makes those of the evaluation, if they are others.
+        recording_make: makes those that can be drawn, if they are others.
         first: the number of the first, where these are a part of more.
         resume_mode: how an episode under way is brought back, where that was tried out already.
 
@@ -72,7 +73,9 @@ class Environment:
         evaluation_make: Callable[[], gymnasium.Env] | None = None,
         first: int = 0,
         resume_mode: str | None = None,
+        recording_make: Callable[[], gymnasium.Env] | None = None,
     ) -> None:
+        self._recording_make = recording_make
         self.make, self.num_envs, self.guard, self.first = make, num_envs, guard or Guard(), first
         self._evaluation_make: Makers = evaluation_make or make
         self._id, self._frame_skip, self._seed = id, frame_skip, seed
@@ -136,7 +139,14 @@ class Environment:
 
     def make_for_evaluation(self, index: int) -> Single:
         """Another environment, whose episodes nobody brings back but for its own failures."""
-        single = self._make_single(self._evaluation_make, f"evaluation env {index}", "evaluation", index)
+        return self._make_apart(self._evaluation_make, "evaluation", index)
+
+    def make_for_recording(self, index: int) -> Single:
+        """Another environment like those of the evaluation, but one that can be drawn."""
+        return self._make_apart(self._recording_make or self._evaluation_make, "recording", index)
+
+    def _make_apart(self, make: Makers, purpose: str, index: int) -> Single:
+        single = self._make_single(make, f"{purpose} env {index}", purpose, index)
         single.resume_by(self.resume_mode, self.guard.restarting)
         single.episode = -1  # the first reset makes it 0
         return single
@@ -369,4 +379,6 @@ def make_environment(
         raise ConfigError("env.kwargs go with env.id; a class of your own takes its arguments beside its _target_")
     one = partial(make_env, id or "", kwargs or {}, make, max_episode_steps, frame_skip, transforms)
     guard = Guard(on_error, max_restarts, Watch(step_timeout, run))
-    return Environment(one, num_envs, id, frame_skip, streams.seed, guard, partial(one, for_evaluation=True))
+    drawn = partial(make_env, id or "", {**(kwargs or {}), **DRAWN}, make and drawn_by(make), *one.args[3:])
+    evaluated, drawn = (partial(made, for_evaluation=True) for made in (one, drawn))
+    return Environment(one, num_envs, id, frame_skip, streams.seed, guard, evaluated, recording_make=drawn)

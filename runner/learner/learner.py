@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn, optim
 
@@ -21,7 +22,10 @@ Networks = Mapping[str, Callable[..., Any]]
 
 
 class Loss(Protocol):
-    """Ordered named terms; each maps (networks, batch, hyper-parameters) to ``loss_*`` and per-sample outputs."""
+    """Ordered named terms; each maps (networks, batch, hyper-parameters) to ``loss_*`` and per-sample outputs.
+
+    One that needs random numbers has ``draw(batch, generator)``, which gives those of an update, by their keys.
+    """
 
     @property
     def terms(self) -> Mapping[str, Callable[[Networks, TensorDictBase, Mapping[str, Any]], TensorDictBase]]: ...
@@ -57,11 +61,12 @@ class _TermsOnDemand(dict[str, Callable[..., TensorDictBase]]):
 
 
 class Module(NamedTuple):
-    """What one module id stands for. ``optimizations`` are applied in their order."""
+    """What one module id stands for. ``optimizations`` are applied in their order; ``generator`` is the loss's own."""
 
     networks: Mapping[str, Approximation]
     loss: Loss
     optimizations: Sequence[Optimization]
+    generator: torch.Generator | None = None
 
 
 class Learner:
@@ -82,6 +87,7 @@ class Learner:
     ) -> None:
         self.modules = dict(modules)
         _check_owners(self.modules)
+        _check_generators(self.modules)
         self.progress = progress or Progress()
         self._callables = {module_id: _callables(module.networks) for module_id, module in self.modules.items()}
         self._recorders: dict[Optimization, list[Recorder]] = {}
@@ -164,7 +170,20 @@ class Learner:
 
     def _first_losses(self, module_id: str, batch: TensorDictBase) -> TensorDictBase:
         due = self._due(module_id)
-        return self._evaluate(module_id, due[0], self._data(module_id, batch)) if due else TensorDict(batch_size=[])
+        if not due:
+            return TensorDict(batch_size=[])
+        data = self._data(module_id, batch)
+        self._begin(self.modules[module_id], data)
+        return self._evaluate(module_id, due[0], data)
+
+    def _begin(self, module: Module, batch: TensorDictBase) -> None:
+        """Draw the loss's noise for this update, and take out of ``batch`` what stages of an earlier one left there."""
+        if len(module.optimizations) > 1:
+            for key in set(getattr(module.loss, "outputs", ())).intersection(batch.keys()):
+                batch.del_(key)
+        if module.generator is not None:
+            for key, noise in module.loss.draw(batch, module.generator).items():  # type: ignore[attr-defined]
+                batch.set(key, noise)
 
     def step(self, losses: TensorDictBase, batch: TensorDictBase, only: Optimization | None = None) -> dict[str, Any]:
         """Apply every due optimization, the first to ``losses``, and return metrics (tensors, not yet read).
@@ -279,6 +298,7 @@ class Learner:
             module_id: {
                 "networks": {name: network.state_dict() for name, network in module.networks.items()},
                 "optimizations": {one.name: one.state_dict() for one in module.optimizations},
+                **({"noise": module.generator.get_state()} if module.generator is not None else {}),
             }
             for module_id, module in self.modules.items()
         }
@@ -289,6 +309,8 @@ class Learner:
                 network.load_state_dict(state[module_id]["networks"][name])
             for one in module.optimizations:
                 one.load_state_dict(state[module_id]["optimizations"][one.name])
+            if module.generator is not None:
+                module.generator.set_state(state[module_id]["noise"])
 
 
 class _Callable(nn.Module):
@@ -315,6 +337,14 @@ def _check_owners(modules: Mapping[str, Module]) -> None:
             owner = owners.setdefault(id(part), name)
             if owner != name:
                 raise ValueError(f"{owner} and {name} would both move the same {type(part).__name__}")
+
+
+def _check_generators(modules: Mapping[str, Module]) -> None:
+    """A loss that draws needs something to draw from, and what nobody draws from would be saved for nothing."""
+    for module_id, module in modules.items():
+        if callable(getattr(module.loss, "draw", None)) != (module.generator is not None):
+            words = "draws no random numbers" if module.generator is not None else "draws random numbers"
+            raise ValueError(f"{module_id}: {type(module.loss).__name__} {words}: give a generator to losses that do")
 
 
 def _loss_metrics(losses: TensorDictBase) -> dict[str, Tensor]:

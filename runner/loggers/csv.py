@@ -5,6 +5,7 @@ import errno
 import hashlib
 import io
 import itertools
+import json
 import logging
 import os
 import stat
@@ -16,7 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from runner.loggers.base import Histogram, Logger
 from runner.loggers.files import make_durable, open_regular, write_at
+from runner.loggers.histograms import HistogramTable
 from runner.spec import CLOCKS, Deferred, StateDict
 
 logger = logging.getLogger(__name__)
@@ -29,17 +32,17 @@ DISK_FAILS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 """Errors that do not go away by themselves, and that nobody but the user can mend."""
 
 
-class CSVLogger:
+class CSVLogger(Logger):
     """Writes ``metrics.csv``: the clocks first, then every metric as a column, in order of first appearance.
 
     It is the record that needs no server: where the disk takes no more of it, ``failure`` says why the run has to end.
-
-    Args:
-        run: the run's folder, or anything with such a ``path``.
+    Histograms go to ``histograms.csv``, videos to ``videos/``, parameters to ``hparams.json`` where there is no run.
     """
 
-    def __init__(self, run: Any) -> None:
-        self.path = Path(getattr(run, "path", run)) / "metrics.csv"
+    def __init__(self, exp_name: str | None = None, log_dir: str | Path | None = None, run: Any = None) -> None:
+        super().__init__(exp_name, log_dir, run)
+        self.path = self.folder / "metrics.csv"
+        self._histograms = HistogramTable(self.folder / "histograms.csv")
         self.failure: str | None = None
         self._pending: deque[dict[str, float]] = deque()
         self._columns: list[str] = list(CLOCKS)
@@ -49,10 +52,19 @@ class CSVLogger:
         self._next_write = 0.0
         self._is_failing = False
 
-    def log_hparams(self, parameters: Mapping[str, Any]) -> None:
-        """Nothing: a run's folder already holds its configuration."""
+    def show_hparams(self, parameters: Mapping[str, Any]) -> None:
+        """Nothing in a run: its folder already holds its configuration."""
+        if self.is_alone:
+            text = json.dumps(parameters, indent=1, default=str)
+            (self.folder / "hparams.json").write_text(text, encoding="utf-8")
 
-    def log_row(self, row: Mapping[str, float]) -> None:
+    def show_histogram(self, name: str, histogram: Histogram, step: int) -> None:
+        try:
+            self._histograms.add(name, histogram, step)
+        except OSError as error:
+            self.warn_once("%s cannot be written (%s)", self._histograms.path, error.strerror or error)
+
+    def take_row(self, row: Mapping[str, float]) -> None:
         self._pending.append(dict(row))
         if time.monotonic() >= self._next_write:
             self.flush()
@@ -84,7 +96,7 @@ class CSVLogger:
             logger.warning("%s: the oldest %s of the rows kept in memory are given up", self.path, given_up)
         return is_enough
 
-    def close(self, status: str) -> None:
+    def close(self, status: str = "done") -> None:
         """Write what is left and push it to the disk: a run that is said to be done makes no row again."""
         self.flush()
         try:
@@ -96,7 +108,9 @@ class CSVLogger:
         """How much has been written, which a checkpoint's writer pushes to the disk first, and what could not be."""
         self.flush()
         committed = {"rows": self._rows, "bytes": self._bytes, "sha256": self._digest.hexdigest()}
-        kept = {"unwritten": list(self._pending)} if self._pending else {}
+        kept: StateDict = {"unwritten": list(self._pending)} if self._pending else {}
+        histograms = self._histograms.state_dict()
+        kept |= {"histograms": histograms} if any(histograms.values()) else {}
         return {**committed, "columns": list(self._columns), "push": Deferred(self._push), **kept}
 
     def _push(self) -> None:
@@ -122,6 +136,7 @@ class CSVLogger:
         """
         self._pending.clear()
         self._pending.extend(map(dict, state.get("unwritten", ())))
+        self._load_histograms(state.get("histograms", {}))
         self._columns, self._rows, self._bytes = list(CLOCKS), 0, 0
         if not state.get("rows"):
             return
@@ -135,6 +150,12 @@ class CSVLogger:
             self._put_aside(f"cannot be continued ({getattr(error, 'strerror', None) or error}); it is begun anew")
         else:
             self._columns = columns
+
+    def _load_histograms(self, state: StateDict) -> None:
+        try:
+            self._histograms.load_state_dict(state)
+        except OSError as error:
+            logger.warning("%s", error)
 
     def _cut_back(self, state: StateDict) -> bool:
         """Cut the file where it is, if it begins with just the bytes that it had."""

@@ -1,5 +1,6 @@
 """Metric rows, parameters and status as runs of MLflow: written to a file here, sent from there by another process."""
 
+import json
 import logging
 import shlex
 import shutil
@@ -7,9 +8,12 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from runner.loggers.base import Histogram, Logger, file_name
 from runner.loggers.journal import JOURNAL, Journal, Row
 from runner.loggers.mlflow_client import FOLDER, MARK, flatten_parameters, is_run_id
 from runner.loggers.mlflow_database import address, default_address, without_password
@@ -28,7 +32,7 @@ PREEMPTED_SECONDS = 3.0
 MAX_TIMES = 1000
 
 
-class MLFlowLogger:
+class MLFlowLogger(Logger):
     """Shows a run in MLflow; whatever the server does, training neither waits nor fails, and each value arrives once.
 
     Rows that the server does not have when the run ends stay in the run's folder: resuming the run, or
@@ -37,10 +41,21 @@ class MLFlowLogger:
     Args:
         run: has ``path``, ``algo``, ``env``, ``seed``, ``config_hash``, ``git_sha``.
         tracking_uri: ``None``: as ``MLFLOW_TRACKING_URI`` says, else SQLite at ``outputs/mlflow.db``.
-        experiment: ``None``: ``<algo>-<env>``.
+        experiment: ``None``: ``<algo>-<env>``, or without a run ``exp_name``.
     """
 
-    def __init__(self, run: Any, tracking_uri: str | None = None, experiment: str | None = None) -> None:
+    def __init__(
+        self,
+        exp_name: str | None = None,
+        log_dir: str | Path | None = None,
+        run: Any = None,
+        tracking_uri: str | None = None,
+        experiment: str | None = None,
+    ) -> None:
+        super().__init__(exp_name, log_dir, run)
+        if run is None:
+            run = SimpleNamespace(path=self.folder, algo=None, env=None, seed=None, config_hash=None, git_sha=None)
+            experiment = experiment or exp_name
         self.uri = address(tracking_uri)
         self.unsent: str | None = None
         self.should_hurry: Callable[[], bool] = lambda: False
@@ -56,13 +71,32 @@ class MLFlowLogger:
         """MLflow's id of this run, or ``None`` until it is known."""
         return self._link.run_id
 
-    def log_hparams(self, parameters: Mapping[str, Any]) -> None:
+    def show_hparams(self, parameters: Mapping[str, Any]) -> None:
         self._begin()
         self._journal.add({"parameters": flatten_parameters(parameters)})
         self.flush()
         self._next_write = 0.0
 
-    def log_row(self, row: Mapping[str, float]) -> None:
+    def show_video(self, name: str, path: Path, step: int, fps: float) -> None:
+        """Send the file to where the run's artifacts are."""
+        try:
+            own = str(path.absolute().relative_to(Path(self._run.path).absolute()))
+        except ValueError:
+            raise ValueError(f"{path} is not in {self._run.path}, from which MLflow gets the videos of a run") from None
+        self._add_artifact(own)
+
+    def show_histogram(self, name: str, histogram: Histogram, step: int) -> None:
+        """Send it as ``histograms/<name>-<step>.json``: of numbers, MLflow knows scalars alone."""
+        self._add_artifact(f"histograms/{file_name(name)}-{step}.json", json.dumps(asdict(histogram)))
+
+    def _add_artifact(self, name: str, text: str | None = None) -> None:
+        self._begin()
+        try:
+            self._journal.add({"artifact": name} | ({} if text is None else {"text": text}))
+        except OverflowError as error:
+            self.warn_once("%s is not sent to MLflow: %s", name, error)
+
+    def take_row(self, row: Mapping[str, float]) -> None:
         self._begin()
         try:
             values = {key: float(value) for key, value in row.items() if key not in CLOCKS}
@@ -81,7 +115,7 @@ class MLFlowLogger:
         self._write()
         self._link.nudge()
 
-    def close(self, status: str) -> None:
+    def close(self, status: str = "done") -> None:
         """Let what waits be sent for some seconds, and the run's status; what is unsent then stays in the folder."""
         if self._is_closed or not (self._has_begun or self._is_resumed):
             return

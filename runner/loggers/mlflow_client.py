@@ -14,6 +14,7 @@ from runner.loggers.arrived import Arrived
 from runner.loggers.files import open_regular
 from runner.loggers.journal import Row
 from runner.loggers.mlflow_database import artifacts_of, create_database, sqlite_path
+from runner.loggers.mlflow_files import Artifacts
 from runner.text import legible
 
 logger = logging.getLogger(__name__)
@@ -91,6 +92,9 @@ class Connection:
         for begin in range(0, len(tags), MAX_PARAMETERS):
             self._client.log_batch(self.run_id, tags=tags[begin : begin + MAX_PARAMETERS])
         self._parameters |= flat
+
+    def send_artifacts(self, artifacts: Artifacts) -> None:
+        artifacts.send(self._client, self.run_id)
 
     def send(self, rows: Sequence[Row]) -> None:
         """Send the values that the server does not have; after an error it is asked what it has before any goes again.

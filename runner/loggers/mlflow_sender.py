@@ -16,6 +16,7 @@ from typing import Any
 
 from runner.loggers.journal import Line, Row, read_lines
 from runner.loggers.mlflow_client import GONE, Connection, Target, first_line, is_run_id, prepare
+from runner.loggers.mlflow_files import Artifacts
 
 SEND_SECONDS = 5.0
 RETRY_SECONDS = 1.0
@@ -62,6 +63,7 @@ class Sender:
     _parameters: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._artifacts = Artifacts(Path(self.opening.journal).parent)
         self.run_id = self.opening.run_id if is_run_id(self.opening.run_id) else None
 
     def send_all(self) -> None:
@@ -75,6 +77,8 @@ class Sender:
             self._send(rows, end)
             if isinstance(line, dict):
                 self._parameters = self._parameters | _texts(line.get("parameters"))
+                if "artifact" in line:
+                    self._artifacts.add(line)
         if rows:
             self._send(rows, end)
         if self._place:
@@ -113,6 +117,8 @@ class Sender:
         if self._parameters:
             connection.send_parameters(self._parameters)
             self._parameters = {}
+        if self._artifacts:
+            connection.send_artifacts(self._artifacts)
 
     def _connect(self) -> Connection:
         if self._connection is None:

@@ -7,7 +7,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.nn import functional as F
 
-from runner.distributions import outputs_of
+from runner.distributions import outputs_of, policy_and_value
 from runner.spec import ACTION, ADVANTAGE, IMPORTANCE_WEIGHT, VALUE_TARGET
 from runner.types import Discount, NonNegativeFloat
 
@@ -51,7 +51,11 @@ class A2CLoss:
         self, networks: Mapping[str, Callable[..., Tensor]], batch: TensorDictBase, hyper_parameters: Mapping[str, Any]
     ) -> TensorDict:
         """The only term."""
-        outputs, weight = outputs_of(networks["policy"], batch), batch.get(IMPORTANCE_WEIGHT, None)
+        weight, value = batch.get(IMPORTANCE_WEIGHT, None), None
+        if "value" in networks:
+            outputs, value = policy_and_value(networks, batch)
+        else:
+            outputs = outputs_of(networks["policy"], batch)
         log_prob = self.distribution.log_prob(outputs, batch.get(ACTION))
         advantage = batch.get(ADVANTAGE)
         if self.normalize_advantage:
@@ -61,9 +65,8 @@ class A2CLoss:
             "loss_policy": -_mean(log_prob * advantage, weight),
             "loss_entropy": -hyper_parameters["entropy_coeff"] * entropy,
         }
-        if "value" in networks:
-            value, target = outputs_of(networks["value"], batch).squeeze(-1), batch.get(VALUE_TARGET)
-            error = self._function(value, target, reduction="none")
+        if value is not None:
+            error = self._function(value, batch.get(VALUE_TARGET), reduction="none")
             losses["loss_value"] = hyper_parameters["critic_coeff"] * _mean(error, weight)
         return TensorDict({**losses, "entropy": entropy.detach()}, batch_size=[])
 

@@ -8,7 +8,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.nn import functional as F
 
-from runner.distributions import outputs_of
+from runner.distributions import policy_and_value
 from runner.spec import ACTION, ACTION_LOG_PROB, ADVANTAGE, KL, POLICY_OUTPUT, STATE_VALUE, VALUE_TARGET
 from runner.types import Discount, NonNegativeFloat, PositiveFloat
 
@@ -70,7 +70,7 @@ class PPOLoss:
     ) -> TensorDict:
         """The only term."""
         epsilon = hyper_parameters["clip_epsilon"]
-        outputs = outputs_of(networks["policy"], batch)
+        outputs, value = policy_and_value(networks, batch)
         log_ratio = self.distribution.log_prob(outputs, batch.get(ACTION)) - batch.get(ACTION_LOG_PROB)
         ratio = log_ratio.exp()
         advantage = batch.get(ADVANTAGE)
@@ -87,16 +87,14 @@ class PPOLoss:
         entropy = self.distribution.entropy(outputs).mean()
         losses = {
             "loss_policy": -gain,
-            "loss_value": hyper_parameters["critic_coeff"] * self._value_loss(networks, batch, epsilon),
+            "loss_value": hyper_parameters["critic_coeff"] * self._value_loss(value, batch, epsilon),
             "loss_entropy": -hyper_parameters["entropy_coeff"] * entropy,
         }
         told = {"approx_kl": kl.mean(), "clip_fraction": clipped, "entropy": entropy.detach(), KL: kl}
         return TensorDict({**losses, **told}, batch_size=[])
 
-    def _value_loss(
-        self, networks: Mapping[str, Callable[..., Tensor]], batch: TensorDictBase, epsilon: float
-    ) -> Tensor:
-        value, target = outputs_of(networks["value"], batch).squeeze(-1), batch.get(VALUE_TARGET)
+    def _value_loss(self, value: Tensor, batch: TensorDictBase, epsilon: float) -> Tensor:
+        target = batch.get(VALUE_TARGET)
         if value.shape != target.shape:  # [B, 1] against [B] would broadcast to [B, B]
             raise ValueError(f"values {list(value.shape)} and their targets {list(target.shape)} differ in shape")
         if not self.clip_value:

@@ -1,7 +1,7 @@
 """Convolutional networks for images, whose sizes and order of channels come from the environment's spec."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -97,6 +97,20 @@ class CNN(nn.Module):
         return last(x).reshape(*leading, -1)
 
 
+class FeatureCNN(CNN):
+    """The same with a rectifier after the last layer, for heads to stand on."""
+
+    @property
+    def features(self) -> int:
+        return len(self.linears[-1].bias)  # type: ignore[arg-type]
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return torch.relu(super().forward(observation))
+
+
+C = TypeVar("C", bound=CNN)
+
+
 def make_q_cnn(
     spec: EnvSpec,
     convolutions: list[Convolution] | None = None,
@@ -111,14 +125,26 @@ def make_q_cnn(
     """
     if spec.num_actions is None:
         raise ValueError(f"action values need discrete actions; {spec.id} takes vectors of shape {spec.action_shape}")
+    return {"q": make_cnn(CNN, spec, convolutions, hidden, normalize_observations, [spec.num_actions])}
+
+
+def make_cnn(
+    kind: type[C],
+    spec: EnvSpec,
+    convolutions: list[Convolution] | None,
+    hidden: list[int] | None,
+    normalize_observations: bool,
+    outputs: Sequence[int] = (),
+) -> C:
+    """One for the images of an environment, whose last layer is that of ``outputs``, or else of ``hidden``."""
     layout = Layout.of(spec.observation_shape)
     is_large = min(layout.height, layout.width) >= SMALLEST_FOR_NATURE
-    network = CNN(
+    widths = [*(([512] if is_large else [128]) if hidden is None else hidden), *outputs]
+    return kind(
         spec.observation_shape,
         (NATURE if is_large else SMALL) if convolutions is None else convolutions,
-        ([512] if is_large else [128]) if hidden is None else hidden,
-        spec.num_actions,
+        widths[:-1],
+        widths[-1],
         spec.observation_high or 1.0,
         ObservationNormalizer(()) if normalize_observations else None,
     )
-    return {"q": network}

@@ -1,6 +1,6 @@
 """Multi-layer perceptrons whose sizes come from the environment's spec."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from runner.distributions import Distribution
 from runner.networks.normalizer import ObservationNormalizer
 from runner.spec import EnvSpec
 from runner.types import PositiveInt
@@ -25,12 +24,7 @@ class MLP(nn.Module):
     """Linear layers with one activation between them: ``[..., *input_shape] -> [..., outputs]``.
 
     Calling ``F.linear`` in a loop costs less than half of ``nn.Sequential`` at batch size 1.
-
-    Attributes:
-        distribution: what the outputs mean, where the network chooses actions.
     """
-
-    distribution: Distribution | None = None
 
     def __init__(
         self,
@@ -43,22 +37,14 @@ class MLP(nn.Module):
         super().__init__()
         self.input_dims = len(input_shape)
         sizes = [torch.Size(input_shape).numel(), *hidden, outputs]
-        self._use(nn.Linear(size, following) for size, following in pairwise(sizes))
+        self.layers = nn.ModuleList(nn.Linear(size, following) for size, following in pairwise(sizes))
+        self._stack: tuple[Any, ...] = tuple(self.layers)  # iterating a ModuleList costs as much as a small matmul
+        self._registers: list[dict[str, Any]] = [layer._parameters for layer in self._stack]
         self._addresses: list[int] = []
         self._views: list[tuple[np.ndarray, np.ndarray]] = []
         self._numpy_activation: Any = NUMPY_ACTIVATIONS.get(activation)
         self.normalizer = normalizer
         self.activation = getattr(torch if activation in ("relu", "tanh") else F, activation)
-
-    def _use(self, layers: Iterable[nn.Linear]) -> None:
-        self.layers = nn.ModuleList(layers)
-        self._stack: tuple[Any, ...] = tuple(self.layers)  # iterating a ModuleList costs as much as a small matmul
-        self._registers: list[dict[str, Any]] = [layer._parameters for layer in self._stack]
-
-    def share_hidden_layers(self, other: "MLP") -> None:
-        """Have those of ``other`` in place of its own."""
-        *hidden, _ = other._stack
-        self._use([*hidden, self._stack[-1]])
 
     def forward(self, observation: Tensor) -> Tensor:
         """``[..., *input_shape] -> [..., outputs]``; whole numbers and bytes are taken as they are."""
@@ -106,6 +92,20 @@ class MLP(nn.Module):
 
     def _flattened(self, observation: Tensor) -> Tensor:
         return observation.flatten(-self.input_dims) if self.input_dims else observation.unsqueeze(-1)
+
+
+class FeatureMLP(MLP):
+    """The same with an activation after the last layer, for heads to stand on."""
+
+    @property
+    def features(self) -> int:
+        return int(self._stack[-1].out_features)
+
+    def forward(self, observation: Tensor) -> Tensor:
+        return self.activation(super().forward(observation))
+
+    def forward_numpy(self, observation: np.ndarray) -> np.ndarray:
+        return self._numpy_activation(super().forward_numpy(observation))
 
 
 def make_q_network(

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.classic_control.cartpole import CartPoleEnv
 
 EVALUATION_EPISODES = 20
 TRAINING_EPISODES = 20
@@ -24,7 +23,10 @@ TRAINING_EPISODES = 20
 
 @dataclass(frozen=True)
 class Work:
-    """Deep Q-learning on CartPole-v1 as CleanRL's ``dqn.py`` does it; every number of steps is one of env steps."""
+    """Off-policy learning; every number of steps is one of env steps.
+
+    What begins with ``target_every`` is said of deep Q-learning on CartPole-v1 as CleanRL's ``dqn.py`` does it.
+    """
 
     seed: int
     env_steps: int
@@ -38,6 +40,7 @@ class Work:
     target_every: int = 500
     exploration_fraction: float = 0.5
     final_epsilon: float = 0.05
+    env_id: str = "CartPole-v1"
 
     @property
     def exploration_steps(self) -> int:
@@ -68,34 +71,37 @@ class Order:
 
 
 class Meter:
-    """Clocks the steady window of this process's training, from counts in ``CartPoleEnv.step``."""
+    """Clocks the steady window of this process's training, from counts in ``step`` of its environment."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
-        self.lengths: list[int] = []
+        self.returns: list[float] = []
         self._marks: list[tuple[float, float, float]] = []
-        self._env_steps = self._episode_began = 0
+        self._env_steps, self._return = 0, 0.0
         self._due = iter([*order.work.window, 0])
         self._next = 1
         self._first_step = 0.0
         self._install()
 
     def _install(self) -> None:
-        step, reset = CartPoleEnv.step, CartPoleEnv.reset
+        kind: Any = type(gymnasium.make(self.order.work.env_id).unwrapped)
+        step, reset = kind.step, kind.reset
 
         def counted_step(env: Any, action: Any) -> Any:
             self._env_steps += 1
             if self._env_steps == self._next:
                 self._mark()
-            return step(env, action)
+            outcome = step(env, action)
+            self._return += outcome[1]
+            return outcome
 
         def counted_reset(env: Any, **arguments: Any) -> Any:
             if len(self._marks) < 2:  # evaluation, after the window, is no training
-                self.lengths.append(self._env_steps - self._episode_began)
-                self._episode_began = self._env_steps
+                self.returns.append(self._return)
+                self._return = 0.0
             return reset(env, **arguments)
 
-        CartPoleEnv.step, CartPoleEnv.reset = counted_step, counted_reset  # type: ignore
+        kind.step, kind.reset = counted_step, counted_reset
 
     def _mark(self) -> None:
         if self._env_steps == 1:
@@ -104,10 +110,11 @@ class Meter:
             self._marks.append((time.perf_counter(), time.process_time(), seconds_of_children()))
         self._next = next(self._due, 0)
 
-    def finish(self, act: Callable[[Any], int], *packages: str) -> None:
+    def finish(self, act: Callable[[Any], Any], *packages: str) -> None:
         """Play the learned policy greedily and write down everything; ``packages``: whose versions to tell."""
         began = time.perf_counter()
-        returns = [play(act, seed=10_000 + episode) for episode in range(EVALUATION_EPISODES)]
+        env_id = self.order.work.env_id
+        returns = [play(act, 10_000 + episode, env_id) for episode in range(EVALUATION_EPISODES)]
         self.write(sum(returns) / len(returns), time.perf_counter() - began, *packages)
 
     def write(self, evaluation: float, evaluation_seconds: float, *packages: str) -> None:
@@ -124,7 +131,7 @@ class Meter:
             "cpu_started": started,
             "first_step": self._first_step,
             "evaluation_seconds": evaluation_seconds,
-            "train_return": mean(self.lengths[-TRAINING_EPISODES:]),
+            "train_return": mean(self.returns[-TRAINING_EPISODES:]),
             "eval_return": evaluation,
             "rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             "versions": {name: version(name) for name in (*packages, "torch", "gymnasium", "numpy")},
@@ -163,8 +170,8 @@ def begin() -> tuple[Work, Meter, list[str]]:
     return order.work, Meter(order), order.extra
 
 
-def play(act: Callable[[Any], int], seed: int) -> float:
-    env = gymnasium.make("CartPole-v1")
+def play(act: Callable[[Any], Any], seed: int, env_id: str) -> float:
+    env = gymnasium.make(env_id)
     observation, _ = env.reset(seed=seed)
     total, is_over = 0.0, False
     while not is_over:
@@ -173,7 +180,7 @@ def play(act: Callable[[Any], int], seed: int) -> float:
     return total
 
 
-def mean(values: list[int]) -> float:
+def mean(values: list[float]) -> float:
     return sum(values) / max(len(values), 1)
 
 

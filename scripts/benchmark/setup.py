@@ -10,9 +10,11 @@ from scripts.benchmark.rounds import ROOT, Failed
 VENVS = ROOT / ".venvs"
 READY = ".ready"
 
+MUJOCO = ["mujoco==3.3.2", "imageio==2.38.1", "packaging==26.3"]
+
 REQUIREMENTS = {
-    "sb3": ["stable_baselines3==2.9.2"],
-    "cleanrl": ["gymnasium==0.29.1", "tensorboard==2.21.0", "tyro==1.0.17", "stable_baselines3==2.9.2"],
+    "sb3": ["stable_baselines3==2.9.2", *MUJOCO],
+    "cleanrl": ["gymnasium==0.29.1", "tensorboard==2.21.0", "tyro==1.0.17", "stable_baselines3==2.9.2", *MUJOCO],
     "torchrl": ["torchrl==0.14.1", "tensordict==0.14.3", "gymnasium==1.4.0"],
     "tianshou": ["tianshou==2.0.1"],
     "cpprb": ["cpprb==11.0.0"],

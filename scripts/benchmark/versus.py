@@ -20,7 +20,10 @@ class Case:
     experiment: str
     work: Work
     title: str
+    peers: tuple[str, ...] = ("standin", "sb3", "torchrl", "tianshou")
 
+
+CHEETAH = Work(0, 4_000, [256, 256], 256, 1, 1_000, 1_000_000, 3e-4, env_id="HalfCheetah-v4")
 
 CASES = {
     "every10": Case(
@@ -33,6 +36,8 @@ CASES = {
         Work(0, 30_000, [64, 64], batch_size=64, train_every=1, learning_starts=1_000),
         "one update (64-64, batch 64) in every env step",
     ),
+    "sac": Case("sb3_sac_halfcheetah", CHEETAH, "SAC, one update (256-256, batch 256) in every env step", ("sb3-sac",)),
+    "td3": Case("cleanrl_td3_halfcheetah", CHEETAH, "TD3, the same", ("cleanrl-td3", "sb3-td3")),
 }
 
 PEERS = {
@@ -43,6 +48,9 @@ PEERS = {
     "torchrl": ("torchrl", "torchrl", []),
     "torchrl-1000": ("torchrl", "torchrl", ["1000"]),
     "tianshou": ("tianshou", "tianshou", []),
+    "sb3-sac": ("sb3", "sb3_continuous", ["SAC"]),
+    "sb3-td3": ("sb3", "sb3_continuous", ["TD3"]),
+    "cleanrl-td3": ("cleanrl", "cleanrl_td3", []),
 }
 """By the name that is typed: environment, module, further arguments."""
 
@@ -54,7 +62,7 @@ STANDIN_SHARE = (118 / 174, 144 / 174)
 class Settings:
     """What is compared, and how often."""
 
-    peers: list[str]
+    peers: list[str] | None
     rounds: int
     cleanrl: Path | None = None
     env_steps: int | None = None
@@ -64,7 +72,7 @@ class Settings:
 def compare(case: Case, settings: Settings) -> None:
     """Measure and print one table."""
     work = replace(case.work, env_steps=settings.env_steps or case.work.env_steps)
-    kinds = {name: _measurement(name, case, work, settings) for name in (OURS, *settings.peers)}
+    kinds = {name: _measurement(name, case, work, settings) for name in (OURS, *_peers_of(case, settings))}
     begin, end = work.window
     print(f"\n{case.experiment}: {case.title}, {work.env_steps:,} env steps, 1 thread, {settings.rounds} seeds")
     print(f"{machine()}; window: env steps {begin:,} to {end:,}")
@@ -72,11 +80,19 @@ def compare(case: Case, settings: Settings) -> None:
     print("\n".join([report(measured), *(_calibration(measured) if case is CASES["every10"] else [])]))
 
 
+def _peers_of(case: Case, settings: Settings) -> list[str]:
+    """Those asked for, else those of the case; of CleanRL's, those whose file is there."""
+    if settings.peers is not None:
+        return settings.peers
+    given = ["cleanrl" if name == "standin" and settings.cleanrl else name for name in case.peers]
+    return [name for name in given if settings.cleanrl or not name.startswith("cleanrl")]
+
+
 def _measurement(name: str, case: Case, work: Work, settings: Settings) -> Callable[[int], Result]:
     venv, module, extra = PEERS[name]
     if name == OURS:
         extra = [f"experiment={case.experiment}", *settings.overrides]
-    elif name == "cleanrl":
+    elif name.startswith("cleanrl"):
         extra = [str(settings.cleanrl)]
     process = Process(python_of(venv) if venv else Path(sys.executable), f"scripts.benchmark.peers.{module}")
 

@@ -108,3 +108,14 @@ def test_harmless_wrappers_are_read_back_from_a_run(target):
 def test_wrappers_that_write_files_or_take_functions_are_not(name):
     assert not is_nameable(f"gymnasium.wrappers.{name}", [])
     assert not is_allowed(getattr(theirs, name), [])
+
+
+def test_pictures_by_a_transform_that_was_typed_are_learnt_from():
+    typed = "+env.transforms.pixels={_target_: runner.envs.transforms.PixelRenderTransform}"
+    small = "+env.transforms.small={_target_: gymnasium.wrappers.ResizeObservation, shape: [20, 30]}"
+    environment = built(
+        "env=gym", "env.id=CartPole-v1", "+env.kwargs.render_mode=rgb_array", typed, small, "network=q_cnn"
+    )
+    assert environment.spec.observation_shape == (20, 30, 3)
+    assert environment.resume_mode == "tape"
+    environment.close()

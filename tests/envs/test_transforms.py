@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import gymnasium
 import numpy as np
 import pytest
 from gymnasium import wrappers as theirs
@@ -14,6 +15,7 @@ from runner.envs.transforms import (
     LifeLoss,
     NoopReset,
     OneHotAction,
+    PixelRenderTransform,
     ScaleReward,
     ShiftedObservation,
 )
@@ -325,3 +327,47 @@ def test_an_atari_game_goes_on_bit_for_bit_in_its_second_life(game):
     assert np.array_equal(env.observation, other.observation)
     for one, two in zip(follow(env, 40, 1), follow(other, 40, 1), strict=True):
         assert one.tobytes() == two.tobytes()
+
+
+def drawn(**kwargs):
+    return PixelRenderTransform(gymnasium.make("CartPole-v1", render_mode="rgb_array"), **kwargs)
+
+
+@pytest.mark.pins("PixelRenderTransform", excludes="the environment plays other episodes once its pictures are known")
+def test_pictures_take_the_place_of_observations_and_change_nothing_that_is_played():
+    plain, env = gymnasium.make("CartPole-v1", render_mode="rgb_array"), drawn()
+    plain.reset(seed=3)
+    picture, _ = env.reset(seed=3)
+    assert env.observation_space == gymnasium.spaces.Box(0, 255, (400, 600, 3), np.uint8)
+    assert np.array_equal(picture, plain.render())
+    for action in (1, 1, 0):
+        _, reward, *_ = plain.step(action)
+        shown, own_reward, *_ = env.step(action)
+        assert own_reward == reward
+        assert np.array_equal(shown, plain.render())
+    assert not np.array_equal(shown, picture)
+    bare = gymnasium.make("CartPole-v1", render_mode="rgb_array")
+    bare.reset(seed=5)
+    before = bare.unwrapped.np_random.bit_generator.state
+    PixelRenderTransform(bare)
+    assert bare.unwrapped.np_random.bit_generator.state == before
+
+
+@pytest.mark.pins("PixelRenderTransform")
+def test_pictures_may_stand_beside_the_observations_and_be_left_out_for_a_while():
+    env = drawn(key="pixels", preproc=lambda picture: picture[::100, ::100].mean(-1, dtype=np.float32))
+    seen, _ = env.reset(seed=0)
+    assert env.observation_space.contains(seen)
+    assert {name: value.shape for name, value in seen.items()} == {"observation": (4,), "pixels": (4, 6)}
+    assert seen["pixels"].any()
+    env.switch()
+    assert not env.step(0)[0]["pixels"].any()
+    env.switch(True)
+    assert env.step(0)[0]["pixels"].any()
+    with pytest.raises(ValueError, match="cannot be left out"):
+        drawn().switch()
+
+
+def test_an_environment_that_draws_nothing_is_refused_with_what_to_type():
+    with pytest.raises(ValueError, match=r"needs env\.kwargs\.render_mode=rgb_array: CartPoleEnv drew a NoneType"):
+        PixelRenderTransform(gymnasium.make("CartPole-v1"))

@@ -53,7 +53,7 @@ def steps_at(server, run_id, name="train/return"):
 @pytest.mark.parametrize("batch", [1, 2])
 def test_whatever_becomes_of_an_answer_every_value_is_there_once(server, behind, run, action, batch):
     proxy = behind(*["pass"] * batch, action, action, "pass", action)
-    logger = MLFlowLogger(run, tracking_uri=proxy.uri)
+    logger = MLFlowLogger(run=run, tracking_uri=proxy.uri)
     logger.log_hparams({"lr": 1e-3})
     for step in range(1, 7):
         logger.log_row(row(step, x=float(step)))
@@ -72,7 +72,7 @@ def test_a_request_that_arrives_after_it_was_given_up_and_repeated_says_the_same
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     proxy, arrived, reply = behind("pass", "slow"), [], server.reply
     server.reply = lambda what, body: (arrived.append(what) if body.get("metrics") else None, reply(what, body))[1]
-    logger = MLFlowLogger(run, tracking_uri=proxy.uri)
+    logger = MLFlowLogger(run=run, tracking_uri=proxy.uri)
     logger.log_hparams({"lr": 1e-3})
     wait_until(lambda: proxy.counts["pass"] > 3)
     logger.log_row(row(1))
@@ -85,7 +85,7 @@ def test_a_request_that_arrives_after_it_was_given_up_and_repeated_says_the_same
 
 def test_values_that_the_server_only_says_it_took_are_sent_again(server, behind, run):
     proxy = behind("pass", "lie")
-    logger = MLFlowLogger(run, tracking_uri=proxy.uri)
+    logger = MLFlowLogger(run=run, tracking_uri=proxy.uri)
     logger.log_hparams({"lr": 1e-3})
     for step in range(1, 4):
         logger.log_row(row(step))
@@ -98,7 +98,7 @@ def test_values_that_the_server_only_says_it_took_are_sent_again(server, behind,
 def test_a_server_that_always_lies_leaves_the_rows_in_the_folder(server, behind, run, monkeypatch):
     monkeypatch.setattr(module, "CLOSE_SECONDS", 0.5)
     proxy = behind("pass", *["lie"] * 50)
-    logger = MLFlowLogger(run, tracking_uri=proxy.uri)
+    logger = MLFlowLogger(run=run, tracking_uri=proxy.uri)
     logger.log_hparams({"lr": 1e-3})
     logger.log_row(row(1))
     wait_until_sent(logger)
@@ -108,7 +108,7 @@ def test_a_server_that_always_lies_leaves_the_rows_in_the_folder(server, behind,
 
 
 def test_a_server_that_forgets_the_run_gets_all_of_it_again(server, run):
-    logger = MLFlowLogger(run, tracking_uri=server.uri)
+    logger = MLFlowLogger(run=run, tracking_uri=server.uri)
     logger.log_hparams({"lr": 1e-3})
     logger.log_row(row(1))
     wait_until_sent(logger)
@@ -131,7 +131,7 @@ def test_of_two_runs_that_a_server_made_because_it_denied_the_first_one_is_left(
         return lies[asked].pop() if lies.get(asked) else "pass"
 
     proxy = Proxy(server.port, script)
-    logger = MLFlowLogger(run, tracking_uri=proxy.uri)
+    logger = MLFlowLogger(run=run, tracking_uri=proxy.uri)
     logger.log_hparams({"lr": 1e-3})
     logger.log_row(row(1))
     wait_until_sent(logger)
@@ -145,12 +145,12 @@ def test_of_two_runs_that_a_server_made_because_it_denied_the_first_one_is_left(
 
 
 def test_a_resumed_run_goes_on_in_the_one_of_two_that_has_its_values(server, run):
-    killed = MLFlowLogger(run, tracking_uri=server.uri)
+    killed = MLFlowLogger(run=run, tracking_uri=server.uri)
     killed.log_row(row(1))
     kill(killed)
     tags = server.runs[killed.run_id]["data"]["tags"]
     server._create({"experiment_id": "1", "tags": tags})
-    resumed = MLFlowLogger(run, tracking_uri=server.uri)
+    resumed = MLFlowLogger(run=run, tracking_uri=server.uri)
     resumed.load_state_dict({})
     resumed.log_row(row(1))
     resumed.log_row(row(2))
@@ -161,7 +161,7 @@ def test_a_resumed_run_goes_on_in_the_one_of_two_that_has_its_values(server, run
 
 def test_one_value_that_is_refused_does_not_hold_up_the_others(server, run, caplog):
     server.refused = {"bad"}
-    logger = MLFlowLogger(run, tracking_uri=server.uri)
+    logger = MLFlowLogger(run=run, tracking_uri=server.uri)
     for step in range(1, 30):
         logger.log_row(row(step, **({"bad": 1.0} if step == 7 else {}), **{f"m/{index}": 1.0 for index in range(9)}))
     logger.close("done")
@@ -172,7 +172,7 @@ def test_one_value_that_is_refused_does_not_hold_up_the_others(server, run, capl
 
 def test_a_server_that_refuses_everything_for_a_while_costs_no_value(server, run, caplog):
     server.refused = {"train/return", "x"}
-    logger = MLFlowLogger(run, tracking_uri=server.uri)
+    logger = MLFlowLogger(run=run, tracking_uri=server.uri)
     for step in range(1, 30):
         logger.log_row(row(step, x=1.0))
     logger.flush()
@@ -189,7 +189,7 @@ def test_a_run_that_is_named_by_what_is_no_id_is_not_taken(server, run, run_id, 
     monkeypatch.setattr(module, "CLOSE_SECONDS", 0.5)
     create = server._create
     server._create = lambda body: (lambda made: {**made, "info": {**made["info"], "run_id": run_id}})(create(body))
-    logger = MLFlowLogger(run, tracking_uri=server.uri)
+    logger = MLFlowLogger(run=run, tracking_uri=server.uri)
     logger.log_row(row(1))
     time.sleep(0.3)
     server._create = create
@@ -209,7 +209,7 @@ def test_another_address_that_a_server_names_is_not_followed(server, run, monkey
         end_headers(handler)
 
     server._server.RequestHandlerClass.end_headers = with_location
-    logger = MLFlowLogger(run, tracking_uri=server.uri)
+    logger = MLFlowLogger(run=run, tracking_uri=server.uri)
     logger.log_row(row(1))
     time.sleep(0.2)
     logger.close("done")
@@ -219,7 +219,7 @@ def test_another_address_that_a_server_names_is_not_followed(server, run, monkey
 
 def test_a_server_that_never_answers_costs_the_training_thread_nothing(server, behind, run, monkeypatch):
     monkeypatch.setattr(module, "PREEMPTED_SECONDS", 0.2)
-    logger = MLFlowLogger(run, tracking_uri=behind(others="hang").uri)
+    logger = MLFlowLogger(run=run, tracking_uri=behind(others="hang").uri)
     begin = time.perf_counter()
     for step in range(2000):
         logger.log_row(row(step))
@@ -244,7 +244,7 @@ def test_many_threads_of_a_server_see_one_request_at_a_time(server, run):
         return reply(what, body)
 
     server.reply = alone
-    logger = MLFlowLogger(run, tracking_uri=server.uri)
+    logger = MLFlowLogger(run=run, tracking_uri=server.uri)
     for step in range(500):
         logger.log_row(row(step, **{f"m/{index}": 1.0 for index in range(9)}))
     logger.close("done")

@@ -33,7 +33,7 @@ def full_disk(size_bytes):
 
 @pytest.mark.pins("CSVLogger")
 def test_the_clocks_come_first_and_metrics_in_order_of_appearance(tmp_path):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     logger.log_row(row(10, **{"train/return": 1.0}))
     logger.log_row(row(20, **{"loss/q": 0.5, "train/return": 2.0}))
     logger.log_row(row(30, **{"eval/return": 3.0}))
@@ -48,7 +48,7 @@ def test_the_clocks_come_first_and_metrics_in_order_of_appearance(tmp_path):
 
 @pytest.mark.parametrize("value", [0.1, 1 / 3, -0.0, 5e-324, float("inf"), np.float64(0.1), np.float32(0.1)])
 def test_floats_read_back_as_the_same_bits(tmp_path, value):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     logger.log_row(row(1, x=value))
     logger.flush()
     text = table(tmp_path)[0]["x"]
@@ -56,7 +56,7 @@ def test_floats_read_back_as_the_same_bits(tmp_path, value):
 
 
 def test_nan_and_odd_values_do_not_stop_it(tmp_path):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     logger.log_row(row(1, x=float("nan"), y="text, with comma"))
     logger.flush()
     assert (table(tmp_path)[0]["x"], table(tmp_path)[0]["y"]) == ("nan", "text, with comma")
@@ -74,7 +74,7 @@ def rows_of_a_run():
 def test_a_resumed_file_equals_the_uninterrupted_one_byte_for_byte(tmp_path, cut, flush_often):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    one, two = CSVLogger(tmp_path / "one"), CSVLogger(tmp_path / "two")
+    one, two = CSVLogger(run=tmp_path / "one"), CSVLogger(run=tmp_path / "two")
     state = None
     for index, values in enumerate(rows_of_a_run()):
         if index == cut:
@@ -88,7 +88,7 @@ def test_a_resumed_file_equals_the_uninterrupted_one_byte_for_byte(tmp_path, cut
     with open(tmp_path / "two" / "metrics.csv", "a") as file:
         file.write("99,99,half a li")  # the kill came while a row was written
     one.close("done")
-    resumed = CSVLogger(tmp_path / "two")
+    resumed = CSVLogger(run=tmp_path / "two")
     resumed.load_state_dict(state)
     for values in rows_of_a_run()[cut:]:
         resumed.log_row(values)
@@ -99,12 +99,12 @@ def test_a_resumed_file_equals_the_uninterrupted_one_byte_for_byte(tmp_path, cut
 
 
 def test_columns_that_came_after_the_cut_are_gone(tmp_path):
-    killed = CSVLogger(tmp_path)
+    killed = CSVLogger(run=tmp_path)
     killed.log_row(row(1, x=1.0))
     state = killed.state_dict()
     killed.log_row(row(2, x=2.0, other=3.0))
     killed.flush()
-    resumed = CSVLogger(tmp_path)
+    resumed = CSVLogger(run=tmp_path)
     resumed.load_state_dict(state)
     resumed.log_row(row(2, x=2.5))
     resumed.close("done")
@@ -112,7 +112,7 @@ def test_columns_that_came_after_the_cut_are_gone(tmp_path):
 
 
 def test_a_state_holds_every_row_logged_before_it(tmp_path):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     for step in range(5):
         logger.log_row(row(step, x=1.0))
     state = logger.state_dict()
@@ -125,7 +125,7 @@ def test_a_state_holds_every_row_logged_before_it(tmp_path):
 def test_a_file_that_cannot_be_continued_is_begun_anew_with_a_warning(tmp_path, content, caplog):
     if content is not None:
         (tmp_path / "metrics.csv").write_text(content)
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     logger.load_state_dict({"rows": 3, "columns": ["env_steps", "frames", "updates", "episodes", "x"]})
     logger.log_row(row(4, y=2.0))
     logger.close("done")
@@ -134,13 +134,13 @@ def test_a_file_that_cannot_be_continued_is_begun_anew_with_a_warning(tmp_path, 
 
 
 def test_rows_lost_with_the_machine_are_counted(tmp_path, caplog):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     for step in range(3):
         logger.log_row(row(step, x=1.0))
     state = logger.state_dict()
     lines = (tmp_path / "metrics.csv").read_text().splitlines(keepends=True)
     (tmp_path / "metrics.csv").write_text("".join(lines[:2]))
-    resumed = CSVLogger(tmp_path)
+    resumed = CSVLogger(run=tmp_path)
     resumed.load_state_dict(state)
     assert "only 1 of the 3 rows" in caplog.text
     assert resumed.state_dict()["rows"] == 1
@@ -148,13 +148,13 @@ def test_rows_lost_with_the_machine_are_counted(tmp_path, caplog):
 
 @pytest.mark.parametrize("cut", [1, 2, 9])
 def test_half_of_a_row_is_no_row(tmp_path, caplog, cut):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     for step in (10, 20, 30):
         logger.log_row(row(step, x=123.456))
     state = logger.state_dict()
     path = tmp_path / "metrics.csv"
     path.write_bytes(path.read_bytes()[:-cut])
-    resumed = CSVLogger(tmp_path)
+    resumed = CSVLogger(run=tmp_path)
     resumed.load_state_dict(state)
     resumed.log_row(row(40, x=1.0))
     resumed.close("done")
@@ -186,7 +186,7 @@ def make_it_a_folder(path):
 @pytest.mark.parametrize("later_columns", [False, True])
 @pytest.mark.parametrize("damage", [change_a_value, leave_out_a_row, make_it_a_pipe, make_it_a_folder])
 def test_rows_that_were_changed_since_are_told_of_and_put_aside(tmp_path, caplog, damage, later_columns):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     for step in range(4):
         logger.log_row(row(step, x=0.5 * step))
     state = logger.state_dict()
@@ -194,7 +194,7 @@ def test_rows_that_were_changed_since_are_told_of_and_put_aside(tmp_path, caplog
     logger.flush()
     damage(tmp_path / "metrics.csv")
     found = os.lstat(tmp_path / "metrics.csv").st_ino
-    resumed = CSVLogger(tmp_path)
+    resumed = CSVLogger(run=tmp_path)
     resumed.load_state_dict(state)
     resumed.log_row(row(4, x=2.0))
     resumed.close("done")
@@ -204,18 +204,18 @@ def test_rows_that_were_changed_since_are_told_of_and_put_aside(tmp_path, caplog
 
 
 def test_a_file_with_the_right_rows_is_cut_where_it_is(tmp_path, caplog):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     logger.log_row(row(1, x=1.0))
     state, inode = logger.state_dict(), (tmp_path / "metrics.csv").stat().st_ino
     logger.log_row(row(2, x=1.0))
     logger.close("done")
-    CSVLogger(tmp_path).load_state_dict(state)
+    CSVLogger(run=tmp_path).load_state_dict(state)
     assert (len(table(tmp_path)), (tmp_path / "metrics.csv").stat().st_ino) == (1, inode)
     assert not caplog.records
 
 
 def test_a_file_elsewhere_is_never_cut_or_written_to(tmp_path):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     logger.log_row(row(1, x=1.0))
     state = logger.state_dict()
     logger.log_row(row(2, x=1.0))
@@ -225,7 +225,7 @@ def test_a_file_elsewhere_is_never_cut_or_written_to(tmp_path):
         os.rename(tmp_path / "metrics.csv", elsewhere)
         link(elsewhere, tmp_path / "metrics.csv")
         before = elsewhere.read_bytes()
-        resumed = CSVLogger(tmp_path)
+        resumed = CSVLogger(run=tmp_path)
         resumed.load_state_dict(state)
         resumed.log_row(row(2, x=1.0))
         resumed.close("done")
@@ -234,7 +234,7 @@ def test_a_file_elsewhere_is_never_cut_or_written_to(tmp_path):
 
 
 def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, caplog):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     logger.log_row(row(0, x=0.0))
     with full_disk(300):
         for step in range(1, 100):
@@ -250,7 +250,7 @@ def test_a_full_disk_stops_nothing_and_loses_nothing(tmp_path, caplog):
 
 
 def test_it_says_why_a_run_has_to_end_as_long_as_the_disk_takes_no_more(tmp_path):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     logger.log_row(row(0, x=0.0))
     assert logger.failure is None
     with full_disk(100):
@@ -264,7 +264,7 @@ def test_it_says_why_a_run_has_to_end_as_long_as_the_disk_takes_no_more(tmp_path
 
 
 def test_a_file_that_somebody_removed_is_no_reason_to_end_a_run(tmp_path, caplog):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     logger.log_row(row(0, x=0.0))
     os.unlink(logger.path)
     for step in range(1, 5):
@@ -278,7 +278,7 @@ def test_a_file_that_somebody_removed_is_no_reason_to_end_a_run(tmp_path, caplog
 def test_rows_that_found_no_space_are_in_the_state_and_written_by_the_resumed_run(tmp_path, new_column):
     (tmp_path / "one").mkdir()
     (tmp_path / "two").mkdir()
-    one, two = CSVLogger(tmp_path / "one"), CSVLogger(tmp_path / "two")
+    one, two = CSVLogger(run=tmp_path / "one"), CSVLogger(run=tmp_path / "two")
     rows = [row(step, **{"x": step / 3, **({"later": 0.5} if new_column and step > 5 else {})}) for step in range(10)]
     for values in rows[:4]:
         one.log_row(values)
@@ -290,7 +290,7 @@ def test_rows_that_found_no_space_are_in_the_state_and_written_by_the_resumed_ru
             two.flush()
         state = two.state_dict()
     assert (state["rows"], len(state["unwritten"])) == (4, 4)
-    resumed = CSVLogger(tmp_path / "two")
+    resumed = CSVLogger(run=tmp_path / "two")
     resumed.load_state_dict(state)
     for values in rows[4:]:
         one.log_row(values)
@@ -303,7 +303,7 @@ def test_rows_that_found_no_space_are_in_the_state_and_written_by_the_resumed_ru
 
 @pytest.mark.pins("CSVLogger", excludes="a flush for each value")
 def test_rows_are_written_now_and_then_not_each_time(tmp_path):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     logger.log_row(row(1, x=1.0))
     for step in range(2, 50):
         logger.log_row(row(step, x=1.0))
@@ -313,7 +313,7 @@ def test_rows_are_written_now_and_then_not_each_time(tmp_path):
 
 
 def test_a_row_costs_the_training_thread_little(tmp_path):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     values = row(1, **{f"metric/{index}": float(index) for index in range(20)})
     logger.log_row(values)
     seconds = []

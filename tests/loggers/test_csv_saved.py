@@ -27,7 +27,7 @@ def failing(number):
 
 @pytest.fixture
 def csv(tmp_path):
-    logger = CSVLogger(tmp_path)
+    logger = CSVLogger(run=tmp_path)
     logger.log_row(row(1, x=1.0))
     return logger
 
@@ -70,7 +70,7 @@ def test_rows_on_their_way_to_a_server_hold_up_no_checkpoint_but_are_told_of(tmp
 
 def test_a_run_has_to_end_while_a_checkpoint_still_holds_the_rows_that_were_not_written(tmp_path):
     (tmp_path / "metrics.csv").mkdir()
-    logger, values = CSVLogger(tmp_path), {f"metric/{index}": 0.5 for index in range(12)}
+    logger, values = CSVLogger(run=tmp_path), {f"metric/{index}": 0.5 for index in range(12)}
     for step in range(6_000):
         logger.log_row(row(step, **values))
     logger.flush()
@@ -85,7 +85,7 @@ def test_a_run_has_to_end_while_a_checkpoint_still_holds_the_rows_that_were_not_
 
 def test_rows_are_given_up_rather_than_checkpoints_where_a_run_does_not_end(tmp_path, caplog):
     (tmp_path / "metrics.csv").mkdir()
-    logger, values = CSVLogger(tmp_path), {f"metric/{index}": 0.5 for index in range(12)}
+    logger, values = CSVLogger(run=tmp_path), {f"metric/{index}": 0.5 for index in range(12)}
     for step in range(40_000):
         logger.log_row(row(step, **values))
     state = logger.state_dict()

@@ -37,7 +37,7 @@ def saved(logger):
 
 @pytest.mark.pins("MLFlowLogger")
 def test_a_run_appears_with_its_name_tags_parameters_metrics_and_status(uri, run, caplog):
-    logger = MLFlowLogger(run, tracking_uri=uri)
+    logger = MLFlowLogger(run=run, tracking_uri=uri)
     logger.log_hparams({"seed": 7, "optimizer": {"lr": 1e-3, "betas": [0.9, 0.999]}, "none": None, "long": "x" * 900})
     logger.log_row(row(10, **{"loss/q": 0.1}))
     logger.log_row(row(20, **{"eval/return, mean": 5.0}))
@@ -71,7 +71,7 @@ def test_a_run_appears_with_its_name_tags_parameters_metrics_and_status(uri, run
 
 @pytest.mark.parametrize(("status", "shown"), [("crashed", "FAILED"), ("preempted", "KILLED")])
 def test_the_status_at_the_end_is_shown(uri, run, status, shown):
-    logger = MLFlowLogger(run, tracking_uri=uri, experiment="mine")
+    logger = MLFlowLogger(run=run, tracking_uri=uri, experiment="mine")
     logger.log_hparams({})
     logger.close(status)
     logger.close("done")  # whoever closes again changes nothing
@@ -81,7 +81,7 @@ def test_the_status_at_the_end_is_shown(uri, run, status, shown):
 
 
 def test_nan_stays_and_infinity_becomes_what_mlflow_makes_of_it(uri, run):
-    logger = MLFlowLogger(run, tracking_uri=uri)
+    logger = MLFlowLogger(run=run, tracking_uri=uri)
     logger.log_row(row(1, a=float("nan"), b=float("inf"), c=float("-inf")))
     logger.close("done")
     metrics = client_of(uri).get_run(logger.run_id).data.metrics
@@ -90,7 +90,7 @@ def test_nan_stays_and_infinity_becomes_what_mlflow_makes_of_it(uri, run):
 
 
 def test_many_rows_and_parameters_go_in_batches_that_mlflow_takes(uri, run):
-    logger = MLFlowLogger(run, tracking_uri=uri)
+    logger = MLFlowLogger(run=run, tracking_uri=uri)
     logger.log_hparams({f"key{index}": index for index in range(250)})
     for step in range(150):
         logger.log_row(row(step, **{f"m/{index}": 1.0 for index in range(9)}))
@@ -101,7 +101,7 @@ def test_many_rows_and_parameters_go_in_batches_that_mlflow_takes(uri, run):
 
 @pytest.mark.parametrize("state_is_taken", ["before anything is sent", "after"])
 def test_after_a_kill_every_value_is_there_once(uri, run, state_is_taken):
-    killed = MLFlowLogger(run, tracking_uri=uri)
+    killed = MLFlowLogger(run=run, tracking_uri=uri)
     killed.log_hparams({"lr": 1e-3})
     for step in range(1, 7):
         killed.log_row(row(step))
@@ -112,7 +112,7 @@ def test_after_a_kill_every_value_is_there_once(uri, run, state_is_taken):
         killed.log_row(row(step))
     kill(killed)  # and is never closed
 
-    resumed = MLFlowLogger(run, tracking_uri=uri)
+    resumed = MLFlowLogger(run=run, tracking_uri=uri)
     resumed.load_state_dict(state | {"run_id": killed.run_id})
     resumed.log_hparams({"lr": 5e-4, "new": 1})
     for step in range(7, 13):
@@ -131,11 +131,11 @@ def test_after_a_kill_every_value_is_there_once(uri, run, state_is_taken):
 
 def preempted_and_resumed(uri, run):
     """The logger of a run that was preempted after its first row, and the one that goes on with it."""
-    first = MLFlowLogger(run, tracking_uri=uri)
+    first = MLFlowLogger(run=run, tracking_uri=uri)
     first.log_row(row(1))
     state = saved(first)
     first.close("preempted")
-    resumed = MLFlowLogger(run, tracking_uri=uri)
+    resumed = MLFlowLogger(run=run, tracking_uri=uri)
     resumed.load_state_dict(state | {"run_id": first.run_id})
     return first, resumed
 
@@ -151,13 +151,13 @@ def test_a_resumed_run_is_running_again(uri, run):
 
 
 def test_rows_that_were_in_flight_at_the_kill_are_sent_by_the_resumed_run(uri, run):
-    first = MLFlowLogger(run, tracking_uri=uri)
+    first = MLFlowLogger(run=run, tracking_uri=uri)
     first.log_row(row(1))
     kill(first)
     first.log_row(row(2))
     first.log_row(row(3, x=1.0))
     state = saved(first)  # these two were not sent
-    resumed = MLFlowLogger(run, tracking_uri=uri)
+    resumed = MLFlowLogger(run=run, tracking_uri=uri)
     resumed.load_state_dict(state)
     resumed.close("done")
     assert steps_of(uri, first.run_id) == once(1, 2, 3)
@@ -167,13 +167,13 @@ def test_rows_that_were_in_flight_at_the_kill_are_sent_by_the_resumed_run(uri, r
 def test_two_rows_of_one_step_are_both_there_after_a_kill(uri, run):
     """The last row of a run stands at the step of the one before."""
     for state_is_taken in ("between the two", "before both"):
-        killed = MLFlowLogger(run, tracking_uri=uri)
+        killed = MLFlowLogger(run=run, tracking_uri=uri)
         state = saved(killed)
         killed.log_row(row(1))
         if state_is_taken == "between the two":
             state = saved(killed)
         kill(killed)
-        resumed = MLFlowLogger(run, tracking_uri=uri)
+        resumed = MLFlowLogger(run=run, tracking_uri=uri)
         resumed.load_state_dict(state | {"run_id": killed.run_id})
         if state_is_taken == "before both":
             resumed.log_row(row(1))
@@ -190,10 +190,10 @@ def test_two_rows_of_one_step_are_both_there_where_the_run_was_preempted_in_betw
 
 
 def test_a_run_killed_before_its_id_was_saved_is_found_by_its_folder(uri, run):
-    killed = MLFlowLogger(run, tracking_uri=uri)
+    killed = MLFlowLogger(run=run, tracking_uri=uri)
     killed.log_row(row(1))
     kill(killed)
-    resumed = MLFlowLogger(run, tracking_uri=uri)
+    resumed = MLFlowLogger(run=run, tracking_uri=uri)
     resumed.load_state_dict({})
     resumed.log_row(row(1))
     resumed.log_row(row(2))
@@ -204,12 +204,12 @@ def test_a_run_killed_before_its_id_was_saved_is_found_by_its_folder(uri, run):
 
 def test_a_folder_of_the_same_name_on_another_machine_is_another_run(uri, run):
     run.record = {"id": "11" * 8}
-    here = MLFlowLogger(run, tracking_uri=uri)
+    here = MLFlowLogger(run=run, tracking_uri=uri)
     here.log_row(row(1))
     kill(here)
     (run.path / JOURNAL).unlink()
     run.record = {"id": "22" * 8}
-    there = MLFlowLogger(run, tracking_uri=uri)
+    there = MLFlowLogger(run=run, tracking_uri=uri)
     there.load_state_dict({})
     there.log_row(row(1))
     there.close("done")
@@ -219,16 +219,16 @@ def test_a_folder_of_the_same_name_on_another_machine_is_another_run(uri, run):
 
 def test_the_id_in_the_runs_own_file_serves_where_no_state_was_saved(uri, run):
     run.mlflow_run_id = "ab" * 16
-    resumed = MLFlowLogger(run, tracking_uri=uri)
+    resumed = MLFlowLogger(run=run, tracking_uri=uri)
     resumed.load_state_dict({})
     assert resumed.run_id == run.mlflow_run_id
 
 
 def test_a_run_that_the_server_no_longer_has_becomes_a_new_one_with_all_its_rows(uri, run, caplog):
-    killed = MLFlowLogger(run, tracking_uri=f"http://127.0.0.1:{closed_port()}")
+    killed = MLFlowLogger(run=run, tracking_uri=f"http://127.0.0.1:{closed_port()}")
     killed.log_row(row(1))
     killed._link._process.stop()
-    resumed = MLFlowLogger(run, tracking_uri=uri)
+    resumed = MLFlowLogger(run=run, tracking_uri=uri)
     resumed.load_state_dict(saved(killed) | {"run_id": "0" * 32})
     resumed.log_row(row(2))
     resumed.close("done")
@@ -237,7 +237,7 @@ def test_a_run_that_the_server_no_longer_has_becomes_a_new_one_with_all_its_rows
 
 
 def test_no_password_is_shown_or_written_down(run, caplog):
-    secret = MLFlowLogger(run, tracking_uri=f"http://me:secret@127.0.0.1:{closed_port()}")
+    secret = MLFlowLogger(run=run, tracking_uri=f"http://me:secret@127.0.0.1:{closed_port()}")
     secret.log_row(row(1))
     secret.should_hurry = lambda: True
     secret.close("done")
@@ -246,13 +246,13 @@ def test_no_password_is_shown_or_written_down(run, caplog):
 
 
 def test_a_forged_run_id_is_not_used(uri, run):
-    logger = MLFlowLogger(run, tracking_uri=uri)
+    logger = MLFlowLogger(run=run, tracking_uri=uri)
     logger.load_state_dict({"run_id": "../../x", "rows": 0})
     assert logger.run_id is None
 
 
 def test_without_a_server_the_run_goes_on_and_the_next_start_sends_its_rows(uri, run, caplog):
-    alone = MLFlowLogger(run, tracking_uri=f"http://127.0.0.1:{closed_port()}")
+    alone = MLFlowLogger(run=run, tracking_uri=f"http://127.0.0.1:{closed_port()}")
     alone.log_hparams({"lr": 1e-3})
     for step in range(1, 6):
         alone.log_row(row(step, x=float("nan")))
@@ -275,7 +275,7 @@ def test_without_a_server_the_run_goes_on_and_the_next_start_sends_its_rows(uri,
     lines = [json.loads(line) for line in (run.path / JOURNAL).read_text().splitlines()]
     assert [line[0] for line in lines if isinstance(line, list)] == list(range(6))
 
-    resumed = MLFlowLogger(run, tracking_uri=uri)
+    resumed = MLFlowLogger(run=run, tracking_uri=uri)
     resumed.load_state_dict(state)
     resumed.log_row(row(6))
     resumed.log_row(row(7))
@@ -288,7 +288,7 @@ def test_without_a_server_the_run_goes_on_and_the_next_start_sends_its_rows(uri,
 
 def test_rows_left_by_another_start_of_the_folder_are_not_mixed_in(uri, run):
     (run.path / JOURNAL).write_text('[0, 2, 1000, {"train/return": 9.0}]\n')
-    logger = MLFlowLogger(run, tracking_uri=uri)
+    logger = MLFlowLogger(run=run, tracking_uri=uri)
     logger.log_row(row(5))
     logger.close("done")
     assert steps_of(uri, logger.run_id) == once(5)
@@ -298,7 +298,7 @@ def test_a_damaged_file_of_rows_gives_what_it_can(uri, run, caplog):
     good = '[0, 2, 1000, {"train/return": 9.0}]\n'
     torn = '[1, 2\n{"a": 1}\n[1, 4, 1, {"train/return": "x"}]\n[1, 4, -1, {}]\n[1e3, 4, 1, {}]\n'
     (run.path / JOURNAL).write_text(good + torn + "[" * 10**5 + "\n" + "x" * 3 * 10**6 + "\n[1, 4, 1001")
-    logger = MLFlowLogger(run, tracking_uri=uri)
+    logger = MLFlowLogger(run=run, tracking_uri=uri)
     logger.load_state_dict({"run_id": None, "rows": 2})
     logger.log_row(row(3))
     logger.close("done")
@@ -307,7 +307,7 @@ def test_a_damaged_file_of_rows_gives_what_it_can(uri, run, caplog):
 
 
 def test_one_value_that_is_refused_does_not_hold_up_the_others(uri, run, caplog):
-    logger = MLFlowLogger(run, tracking_uri=uri)
+    logger = MLFlowLogger(run=run, tracking_uri=uri)
     logger.load_state_dict({})  # so that the file is not begun anew
     (run.path / JOURNAL).write_text('[0, 2, 4611686018427387904, {"a": 1.0, "b": 2.0}]\n')
     logger.log_row(row(1, **{"c" * 300: 1.0, "c": 3.0}))
@@ -316,7 +316,7 @@ def test_one_value_that_is_refused_does_not_hold_up_the_others(uri, run, caplog)
 
 
 def test_a_row_costs_the_training_thread_little(uri, run):
-    logger = MLFlowLogger(run, tracking_uri=uri)
+    logger = MLFlowLogger(run=run, tracking_uri=uri)
     values = row(1, **{f"metric/{index}": float(index) for index in range(20)})
     logger.log_row(values)
     wait_until_sent(logger)  # the thread of this test is quiet by then; a process would not be felt at all
@@ -330,7 +330,7 @@ def test_a_row_costs_the_training_thread_little(uri, run):
 
 def test_nothing_is_sent_and_no_process_is_started_before_something_is_logged(run, tmp_path):
     started = mlflow_process.SenderProcess.started
-    logger = MLFlowLogger(run, tracking_uri=f"sqlite:///{tmp_path / 'none.db'}")
+    logger = MLFlowLogger(run=run, tracking_uri=f"sqlite:///{tmp_path / 'none.db'}")
     logger.flush()
     logger.close("done")
     assert mlflow_process.SenderProcess.started == started
@@ -338,7 +338,7 @@ def test_nothing_is_sent_and_no_process_is_started_before_something_is_logged(ru
 
 
 def test_values_that_are_no_numbers_are_left_out_with_a_warning(uri, run, caplog):
-    logger = MLFlowLogger(run, tracking_uri=uri)
+    logger = MLFlowLogger(run=run, tracking_uri=uri)
     logger.log_row(row(1))
     logger.log_row(row(2, x="text"))
     logger.log_row(row(3))
@@ -348,7 +348,7 @@ def test_values_that_are_no_numbers_are_left_out_with_a_warning(uri, run, caplog
 
 
 def test_what_cannot_be_written_to_the_file_is_kept_for_later(uri, run, caplog):
-    logger = MLFlowLogger(run, tracking_uri=uri)
+    logger = MLFlowLogger(run=run, tracking_uri=uri)
     logger.log_row(row(1))
     os.rename(run.path, run.path.with_name("away"))
     logger.flush()
@@ -364,10 +364,10 @@ def test_what_cannot_be_written_to_the_file_is_kept_for_later(uri, run, caplog):
 
 def test_the_address_is_the_argument_or_the_environment_or_the_default(run, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    assert MLFlowLogger(run).uri == f"sqlite:///{tmp_path}/outputs/mlflow.db"
+    assert MLFlowLogger(run=run).uri == f"sqlite:///{tmp_path}/outputs/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:1")
-    assert MLFlowLogger(run).uri == "http://127.0.0.1:1"
-    assert MLFlowLogger(run, tracking_uri="sqlite:///x.db").uri == "sqlite:///x.db"
+    assert MLFlowLogger(run=run).uri == "http://127.0.0.1:1"
+    assert MLFlowLogger(run=run, tracking_uri="sqlite:///x.db").uri == "sqlite:///x.db"
 
 
 def test_the_line_to_paste_names_the_whole_path(monkeypatch, tmp_path):

@@ -39,7 +39,7 @@ def is_there(pid):
 
 def test_one_process_sends_one_run_after_the_other_and_is_replaced_where_it_dies(uri, run, caplog, capfd, monkeypatch):
     monkeypatch.setattr(mlflow_process, "RESTART_SECONDS", 0.0)
-    first = MLFlowLogger(run, tracking_uri=uri)
+    first = MLFlowLogger(run=run, tracking_uri=uri)
     first.log_row(row(1))
     process = first._link._process
     wait_until_sent(first)
@@ -51,7 +51,7 @@ def test_one_process_sends_one_run_after_the_other_and_is_replaced_where_it_dies
     assert steps_of(uri, first.run_id) == once(1, 2)
     assert (warnings_in(caplog), capfd.readouterr()) == ([], ("", ""))
 
-    second = MLFlowLogger(run, tracking_uri=uri)
+    second = MLFlowLogger(run=run, tracking_uri=uri)
     second.log_row(row(3))
     assert second._link._process is process
     wait_until_sent(second)
@@ -84,7 +84,7 @@ def test_a_process_started_early_is_the_one_that_the_run_takes(uri, run):
     assert mlflow_process._idle == []
     mlflow_process.warm_up({"mlflow": {"_target_": mlflow_process.LOGGER, "tracking_uri": uri}})
     ((_, process),) = mlflow_process._idle
-    logger = MLFlowLogger(run, tracking_uri=uri)
+    logger = MLFlowLogger(run=run, tracking_uri=uri)
     logger.log_row(row(1))
     assert logger._link._process is process
     process.stop(at_once=True)
@@ -92,7 +92,7 @@ def test_a_process_started_early_is_the_one_that_the_run_takes(uri, run):
 
 def test_a_stopped_process_holds_nothing_up(uri, run, monkeypatch):
     monkeypatch.setattr(module, "PREEMPTED_SECONDS", 0.2)
-    logger = MLFlowLogger(run, tracking_uri=uri)
+    logger = MLFlowLogger(run=run, tracking_uri=uri)
     logger.log_row(row(0))
     os.kill(logger._link._process._process.pid, signal.SIGSTOP)
     slowest = 0.0
@@ -121,7 +121,7 @@ for seed in range(4):
         path = Path(f"run-{seed}").absolute()
         path.mkdir()
         run = SimpleNamespace(path=path, algo="dqn", env="CartPole-v1", seed=seed, config_hash="0", git_sha=None)
-        logger = MLFlowLogger(run)
+        logger = MLFlowLogger(run=run)
         logger.log_row({"frames": seed, "x": 1.0})
         logger.close("done")
         os._exit(0 if logger.run_id and not logger.unsent else 1)

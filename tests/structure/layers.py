@@ -6,7 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 from tests.structure.sources import Import, Source, imports_of
 
 LAYERS = {
-    0: ("runner.types", "runner.text", "runner.spec"),
+    0: ("runner.types", "runner.text", "runner.spec", "runner.extras"),
     1: (
         "runner.batch_source",
         "runner.returns",
@@ -16,6 +16,7 @@ LAYERS = {
         "runner.metrics",
         "runner.hook",
         "runner.points",
+        "runner.video",
     ),
     2: (
         "runner.envs",
@@ -57,7 +58,10 @@ EXCEPTIONS = {
     ("scripts", "scripts.benchmark"),  # scripts/bench.py is its command line
 }
 
-PARENT_LOSSES: dict[str, str] = {"runner.losses.cql": "runner.losses.dqn"}
+PARENT_LOSSES: dict[str, str] = {
+    "runner.losses.cql": "runner.losses.dqn",
+    "runner.losses.sac": "runner.losses.td3",
+}
 """A loss that builds on another one: the module's name, and that of its one parent."""
 
 ONLY_IN = {"hydra": ("runner.config", "runner.sweeps"), "omegaconf": ("runner.config", "runner.sweeps")}
@@ -76,6 +80,7 @@ ELSEWHERE = "scripts.benchmark.peers"
 """Runs in the peers' virtual environments, with their dependencies."""
 
 DISTRIBUTIONS = {
+    "PIL": "pillow",
     "ale_py": "ale-py",
     "annotated_types": "annotated-types",
     "hydra": "hydra-core",

@@ -17,8 +17,34 @@ from scripts.benchmark import rounds, setup, versus
 from scripts.benchmark.meter import Order, Work
 from tests.structure.sources import ROOT
 
+CART_POLE = [name for name, case in versus.CASES.items() if case.work.env_id == "CartPole-v1"]
 
-@pytest.mark.parametrize("case", versus.CASES.values(), ids=list(versus.CASES))
+
+def adams_own(config):
+    adam = inspect.signature(torch.optim.Adam).parameters
+    assert config["optimizer"]["_target_"] == "runner.learner.optimizers.adam"
+    names = ("betas", "eps", "weight_decay")
+    return {name: config["optimizer"][name] for name in names} == {name: adam[name].default for name in names}
+
+
+@pytest.mark.parametrize("name", ["sac", "td3"])
+def test_a_recipe_for_vectors_and_the_work_of_the_peers_are_the_same(name):
+    case = versus.CASES[name]
+    config, work = check(parse_arguments([f"experiment={case.experiment}"])).config, case.work
+    source, collector = config["source"], config["collector"]
+    assert (config["env"]["id"], config["network"]["hidden"], config["network"]["members"]) == (
+        work.env_id, work.hidden, 2,
+    )  # fmt: skip
+    assert (collector["frames_per_batch"], source["optim_steps"], source["n_step"]) == (work.train_every, 1, 1)
+    assert (source["batch_size"], source["capacity"]) == (work.batch_size, work.buffer_size)
+    assert (config["optimizer"]["lr"], config["loss"]["gamma"]) == (work.learning_rate, work.gamma)
+    assert (config["target_updater"]["rate"], adams_own(config)) == (0.005, True)
+    assert config["scheduler"] == {"_target_": "runner.schedules.Constant"}
+    every = {stage: options["every"] for stage, options in config["learner"]["optimizations"].items()}
+    assert every == ({"critic": None, "actor": 2} if name == "td3" else dict.fromkeys(["critic", "actor", "alpha"]))
+
+
+@pytest.mark.parametrize("case", [versus.CASES[name] for name in CART_POLE], ids=CART_POLE)
 def test_a_recipe_and_the_work_of_the_peers_are_the_same(case):
     config, work = check(parse_arguments([f"experiment={case.experiment}"])).config, case.work
     source, loss, exploration = config["source"], config["loss"], config["exploration"]
@@ -40,11 +66,7 @@ def test_a_recipe_and_the_work_of_the_peers_are_the_same(case):
     assert (source["n_step"], source["gamma"], loss["double"], loss["loss_function"]) == (1, 0.99, False, "l2")
     assert (exploration["start"], config["collector"]["init_random_frames"]) == (1.0, 0)
     assert config["scheduler"] == {"_target_": "runner.schedules.Constant"}
-    adam = inspect.signature(torch.optim.Adam).parameters
-    assert config["optimizer"]["_target_"] == "runner.learner.optimizers.adam"
-    assert {name: config["optimizer"][name] for name in ("betas", "eps", "weight_decay")} == {
-        name: adam[name].default for name in ("betas", "eps", "weight_decay")
-    }
+    assert adams_own(config)
 
 
 def test_a_measured_run_counts_its_window_and_its_returns(tmp_path):

@@ -46,3 +46,11 @@ def test_cartpole_is_solved_by_two_workers_with_three_of_three_seeds(collector, 
     returns = [final_return(*settings, f"seed={seed}") for seed in range(3)]
     record_property("note", f"{collector}: final returns {[round(one, 1) for one in returns]}")
     assert min(returns) >= 475
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["sac", "td3"])
+def test_pendulum_reaches_minus_180_within_20_000_steps_with_three_of_three_seeds(algo, record_property):
+    returns = [final_return(f"algo={algo}", "env=pendulum", f"seed={seed}") for seed in range(3)]
+    record_property("note", f"{algo} on pendulum: final returns {[round(one, 1) for one in returns]}")
+    assert min(returns) >= -180

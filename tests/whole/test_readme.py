@@ -47,6 +47,14 @@ def test_the_example_of_one_approximation_learns_the_fixed_point(tmp_path):
     assert 8.0 < float(done.stdout) < 12.0
 
 
+def test_the_example_of_loggers_writes_what_it_says(tmp_path):
+    done = run_python(block_after("loggers", "python"), tmp_path)
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "logs").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["histograms.csv", "hparams.json", "metrics.csv", "videos"]
+    assert [path.name for path in (folder / "videos").iterdir()] == ["clip-100.mp4"]
+
+
 def test_any_environment_of_gymnasium_with_discrete_actions_can_be_named(tmp_path):
     (typed,) = re.findall(r"scripts/run (env=gym env\.id=\S+)", README)
     few = ("total_frames=1200", "source.warmup=200", "evaluation.episodes=1", "evaluation.final_episodes=1")

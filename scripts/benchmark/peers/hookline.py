@@ -11,14 +11,11 @@ from runner.config.main import main
 from scripts.benchmark.meter import begin
 
 work, meter, extra = begin()
-code = main(
-    [
-        f"seed={work.seed}",
-        f"total_frames={work.env_steps}",
-        f"exploration.env_steps={work.exploration_steps}",
-        *extra,
-    ]
-)
+if work.env_id == "CartPole-v1":
+    own = [f"exploration.env_steps={work.exploration_steps}"]
+else:
+    own = [f"collector.init_random_frames={work.learning_starts}", f"source.warmup={work.learning_starts}"]
+code = main([f"seed={work.seed}", f"total_frames={work.env_steps}", *own, *extra])
 if code:
     sys.exit(code)
 (record,) = Path("outputs").glob("*/*/run.json")

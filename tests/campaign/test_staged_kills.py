@@ -1,0 +1,20 @@
+"""A run whose loss is minimized in stages, with noise of its own and sampled vectors as actions, survives kills too."""
+
+import pytest
+
+from tests.campaign.kill_chains import Kind
+from tests.campaign.test_kills import BACKENDS, Campaign
+
+
+class Staged(Kind):
+    """The same with another algorithm: three optimizers, two values and a temperature."""
+
+    def overrides(self):
+        return [*super().overrides(), "algo=sac", "env=pendulum"]
+
+
+@pytest.mark.slow
+def test_twelve_kills_of_staged_optimizations_change_nothing(tmp_path):
+    campaign = Campaign(tmp_path)
+    campaign.run([Staged(backend, "tensor", 0, frames=900) for backend in BACKENDS], kills=12, per_chain=6)
+    campaign.assert_nothing_was_lost()
