@@ -16,6 +16,8 @@ NEEDED = {
     ("collector", "offline"): ["stop_after.updates=9", *OFFLINE],
     ("source", "offline"): ["collector=offline", "stop_after.updates=9", *OFFLINE],
     ("algo", "cql"): ["source.path=."],
+    ("tuned", "cql/cartpole"): ["algo=cql", "source.path=."],
+    ("tuned", "bc/cartpole"): ["algo=bc", "source.path=."],
     ("algo", "bc"): ["source.path=."],
     ("loss", "bc"): ["algo=bc", "source.path=."],
     ("env", "gym"): ["env.id=Pendulum-v1"],
