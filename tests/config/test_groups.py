@@ -16,8 +16,6 @@ NEEDED = {
     ("collector", "offline"): ["stop_after.updates=9", *OFFLINE],
     ("source", "offline"): ["collector=offline", "stop_after.updates=9", *OFFLINE],
     ("algo", "cql"): ["source.path=."],
-    ("tuned", "cql/cartpole"): ["algo=cql", "source.path=."],
-    ("tuned", "bc/cartpole"): ["algo=bc", "source.path=."],
     ("algo", "bc"): ["source.path=."],
     ("loss", "bc"): ["algo=bc", "source.path=."],
     ("env", "gym"): ["env.id=Pendulum-v1"],
@@ -32,7 +30,7 @@ def needed(group, choice):
     """What else has to be chosen: tuned values go with their algorithm and environment."""
     if group == "tuned":
         algo, env = choice.split("/")
-        return [f"algo={algo}", f"env={env}"]
+        return [f"algo={algo}", f"env={env}", *NEEDED.get(("algo", algo), [])]
     return NEEDED.get((group, choice), [])
 
 
