@@ -26,6 +26,6 @@ class KLStop(StatelessHook):
     def __call__(self, sub_batch: TensorDictBase) -> None:
         kl = sub_batch.get(KL, None)
         if kl is None:
-            raise ConfigError(f"{self.default_name()}: this loss gives no {KL} of its samples")
+            raise ConfigError(f"kl_stop: this loss gives no {KL} of its samples")
         if kl.mean().item() > self.limit:
             self.trainer.optim_stopped = True

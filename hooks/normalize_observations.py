@@ -1,5 +1,6 @@
 """The hook that shows collected observations to the networks that normalize them."""
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from runner.types import NonNegativeInt
 class NormalizeObservations(StatelessHook):
     """Updates running means and variances once for each collected batch; without effect where no network has any.
 
-    Every network and every target takes the same batch, so that all of them normalize alike. The statistics belong to
-    the networks, which the learner saves; nothing here is random but the first steps.
+    Where the source is a dataset, they begin with all of its observations. Every network and every target takes the
+    same batch, so that all of them normalize alike. The statistics belong to the networks, which the learner saves;
+    nothing here is random but the first steps.
 
     Args:
         init_env_steps: random steps in an environment of their own that the statistics begin from; they do not count.
@@ -33,11 +35,14 @@ class NormalizeObservations(StatelessHook):
         self.environment, self.after_updates = environment, after_updates
         self.init_env_steps, self.until_env_steps = init_env_steps, until_env_steps
         self.normalizers = normalizers_of(learner)
+        self._has_begun = False
         if init_env_steps and self.normalizers and environment is None:
             raise ValueError(f"init_env_steps={init_env_steps} needs an environment to take them in")
 
     def register(self, trainer: Any, name: str | None = None) -> None:
         self.progress = trainer.progress
+        source = getattr(trainer, "source", None)
+        self._recorded: Callable[[], Iterable[torch.Tensor]] = getattr(source, "observations", tuple)
         if self.normalizers:
             trainer.register_module(name or self.default_name(), self)
             if self.after_updates:
@@ -53,9 +58,18 @@ class NormalizeObservations(StatelessHook):
         """Take a batch into the statistics, unless they are to stay as they are."""
         if self.until_env_steps is not None and self.progress.env_steps > self.until_env_steps:
             return
-        if self.init_env_steps and not self.normalizers[0].count:
-            self._observe(torch.from_numpy(self.environment.random_observations(self.init_env_steps)))
+        if not self._has_begun:
+            self._begin()
         self._observe(played(batch, OBSERVATION, self.default_name()))
+
+    def _begin(self) -> None:
+        self._has_begun = True
+        if self.normalizers[0].count:  # the run goes on
+            return
+        for part in self._recorded():
+            self._observe(part)
+        if self.init_env_steps:
+            self._observe(torch.from_numpy(self.environment.random_observations(self.init_env_steps)))
 
     def _observe(self, observations: torch.Tensor) -> None:
         for normalizer in self.normalizers:

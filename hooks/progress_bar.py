@@ -16,7 +16,8 @@ HIDDEN = {"train/length_mean", "eval/return_std", "eval/length_mean"}
 class ProgressBar(Hook):
     """A bar of env steps with the latest return, evaluation, epsilon, loss, and what other hooks flag ``log_pbar``.
 
-    Where the output is no terminal, a line is printed for each tenth of the run instead.
+    Where nothing is played it is one of updates. Where the output is no terminal, a line is printed for each tenth of
+    the run instead.
     """
 
     point = "post_steps_log"
@@ -37,17 +38,20 @@ class ProgressBar(Hook):
         assert self._bar is not None
         if not self._is_terminal:
             self._print_tenths()
-        elif self._bar.update(self.trainer.progress.env_steps - self._bar.n):
+        elif self._bar.update(self.trainer.progress.place - self._bar.n):
             self._bar.set_postfix(self._values(), refresh=False)
 
     def _begin(self, batch: TensorDictBase) -> tqdm:
         self._is_terminal = sys.stderr.isatty()  # asked once: a system call in every batch would cost more than the bar
         progress = self.trainer.progress
-        self._initial = progress.env_steps - batch.numel(), progress.seconds
+        self._initial = progress.place - batch.batch_size.numel(), progress.seconds
+        frames, limits = self.trainer.total_frames, self.trainer.stop_after
+        self._total = int(limits.get("updates", 0)) if frames is None else -(-frames // progress.frame_skip)
+        self._unit = "updates" if progress.axis == "updates" else "steps"
         return tqdm(
-            total=-(-self.trainer.total_frames // progress.frame_skip),
+            total=self._total,
             initial=self._initial[0],
-            unit=" steps",
+            unit=f" {self._unit}",
             mininterval=0.2,
             disable=not self._is_terminal,
             dynamic_ncols=True,
@@ -65,18 +69,18 @@ class ProgressBar(Hook):
         return {_short(name): f"{float(values[name]):.3g}" for name in order if name in values}
 
     def _print_tenths(self) -> None:
-        progress, total = self.trainer.progress, self.trainer.total_frames
-        tenth = 10 * progress.frames // max(total, 1)
+        place, total = self.trainer.progress.place, max(self._total, 1)
+        tenth = 10 * place // total
         if tenth > self._shown_tenth:
             self._shown_tenth = tenth
             values = "".join(f"  {name} {value}" for name, value in self._values().items())
-            percent = min(100 * progress.frames // max(total, 1), 100)
-            print(f"{progress.env_steps:>9,} steps  {percent:>3} %{self._rate()}{values}", file=sys.stderr, flush=True)
+            percent = min(100 * place // total, 100)
+            print(f"{place:>9,} {self._unit}  {percent:>3} %{self._rate()}{values}", file=sys.stderr, flush=True)
 
     def _rate(self) -> str:
         steps, seconds = self._initial
         passed = self.trainer.progress.seconds - seconds
-        return f"  {(self.trainer.progress.env_steps - steps) / passed:,.0f} steps/s" if passed > 0 else ""
+        return f"  {(self.trainer.progress.place - steps) / passed:,.0f} {self._unit}/s" if passed > 0 else ""
 
     def release(self) -> None:
         self.close()

@@ -24,5 +24,5 @@ class Recorder(Hook):
     def __call__(self, batch: TensorDictBase) -> dict[str, Any]:
         metrics = self.evaluation.run().metrics()
         if metrics["eval/return_mean"] > self.best.get("eval/return_mean", float("-inf")):
-            self.best = {"eval/return_mean": metrics["eval/return_mean"], "env_steps": self.progress.env_steps}
+            self.best = {"eval/return_mean": metrics["eval/return_mean"], self.progress.axis: self.progress.place}
         return {**metrics, "log_pbar": True}

@@ -9,7 +9,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from runner.hook import Hook
-from runner.spec import NEXT_REWARD, NEXT_STEPS, played
+from runner.spec import NEXT_REWARD, NEXT_STEPS, ConfigError, played
 from runner.types import Discount, Every, Fraction, PositiveFloat
 
 
@@ -46,6 +46,8 @@ class RewardNormalizer(Hook):
 
     def register(self, trainer: Any, name: str | None = None) -> None:
         self.trainer, self.progress = trainer, trainer.progress
+        if self.progress.axis == "updates":
+            raise ConfigError(f"{name or self.default_name()}: it knows rewards by collected ones, and none are played")
         trainer.register_module(name or self.default_name(), self)
         trainer.register_op("batch_process", self.update_reward_stats, every=self.interval)
         trainer.register_op("process_optim_batch", self.normalize_reward)

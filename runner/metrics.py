@@ -73,10 +73,10 @@ class Metrics:
                 self._told_of.add(id(logger))
 
     def _rate(self, progress: Progress) -> dict[str, float]:
-        """Env steps per second since the row before."""
-        before, self._place = self._place, (progress.env_steps, progress.seconds)
-        env_steps, seconds = progress.env_steps - before[0], progress.seconds - before[1]
-        return {"perf/env_steps_per_second": env_steps / seconds} if env_steps > 0 and seconds > 0 else {}
+        """Env steps (or updates) per second since the row before."""
+        before, self._place = self._place, (progress.place, progress.seconds)
+        steps, seconds = progress.place - before[0], progress.seconds - before[1]
+        return {f"perf/{progress.axis}_per_second": steps / seconds} if steps > 0 and seconds > 0 else {}
 
     def log_hparams(self, parameters: Mapping[str, Any]) -> None:
         self._tell_all("log_hparams", parameters)

@@ -6,6 +6,7 @@ from itertools import pairwise
 from math import cos, pi
 from typing import Protocol
 
+from runner.spec import Progress
 from runner.types import Breakpoints, NonNegativeFloat, PositiveFloat
 
 
@@ -40,6 +41,21 @@ def check_points(points: Sequence[Sequence[float]]) -> None:
         raise ValueError(f"a schedule begins at t = 0; its first point is {list(points[0])}")
     if not all(later > earlier for earlier, later in pairwise(times)):
         raise ValueError(f"the times of a schedule must grow; got {times}")
+
+
+class OverUpdates:
+    """A schedule read at the number of updates, for runs that play no env steps."""
+
+    def __init__(self, schedule: Schedule, progress: Progress) -> None:
+        self.schedule, self.progress = schedule, progress
+
+    def __call__(self, initial: float, env_steps: int) -> float:
+        return self.schedule(initial, self.progress.updates)
+
+
+def on_the_axis_of(progress: Progress, schedule: Schedule | None) -> Schedule | None:
+    """The schedule as it is, or over updates where the run is counted in those."""
+    return OverUpdates(schedule, progress) if schedule is not None and progress.axis == "updates" else schedule
 
 
 class Constant:

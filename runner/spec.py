@@ -1,8 +1,8 @@
 """The words every module shares: names of batch keys, what an environment looks like, and how far a run has come."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple, Protocol
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -96,7 +96,10 @@ class EnvSpec:
 
 @dataclass
 class Progress:
-    """The only counters of a run. ``frames`` are env steps times the frame skip; ``seconds`` add up when resumed."""
+    """The only counters of a run. ``frames`` are env steps times the frame skip; ``seconds`` add up when resumed.
+
+    ``axis`` names the one that says how far the run is: env steps, or updates where nothing is played.
+    """
 
     env_steps: int = 0
     frames: int = 0
@@ -105,11 +108,22 @@ class Progress:
     batches: int = 0
     seconds: float = 0.0
     frame_skip: int = 1
+    axis: Literal["env_steps", "updates"] = field(default="env_steps", repr=False)
+
+    @property
+    def place(self) -> int:
+        """How far the run is, on its axis."""
+        return int(getattr(self, self.axis))
+
+    @property
+    def place_in_words(self) -> str:
+        """For example ``env step 1,000``."""
+        return f"{'update' if self.axis == 'updates' else 'env step'} {self.place:,}"
 
     def count(self, batch: TensorDictBase) -> None:
         """Count a raw collected batch ``[N, T]``; rows that ``MASK`` marks invalid do not count."""
         mask = batch.get(MASK, None)
-        env_steps = batch.numel() if mask is None else int(mask.sum())
+        env_steps = batch.batch_size.numel() if mask is None else int(mask.sum())
         done = batch.get(NEXT_DONE, None)
         if done is not None and mask is not None:
             done = done & mask
@@ -119,14 +133,19 @@ class Progress:
         self.batches += 1
 
     def state_dict(self) -> StateDict:
-        """The counters; the frame skip is configuration."""
-        return {name: value for name, value in asdict(self).items() if name != "frame_skip"}
+        """The counters; all else is configuration."""
+        return {name: value for name, value in asdict(self).items() if name not in ("frame_skip", "axis")}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name in self.state_dict():
             if type(state[name]) not in (int, float) or not 0 <= state[name] < LARGEST_COUNT:
                 raise ValueError(f"{name} = {state[name]!r:.40} is no count")
             setattr(self, name, state[name])
+
+
+def place_of(counters: Mapping[str, Any], axis: str = "env_steps") -> Any:
+    """Where on its axis a run was with these counters, or a row of metrics is; updates where nothing was played."""
+    return counters.get(axis) or counters.get("updates", 0)
 
 
 class Stage(NamedTuple):

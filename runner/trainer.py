@@ -38,7 +38,7 @@ class Trainer:
 
     Args:
         collector: iterable of batches ``[N, T]``; ``None`` for a trainer that only saves and loads.
-        total_frames: env steps times the frame skip after which the run is done.
+        total_frames: env steps times the frame skip after which the run is done; ``None`` where nothing is played.
         frame_skip: how often the environment repeats an action, which only multiplies the count; the collector's own
             if not given.
         loss_module: ``loss_module(sub_batch) -> {loss_*: ...}``, for use without a ``learner``.
@@ -59,7 +59,7 @@ class Trainer:
         self,
         *,
         collector: Collector | None = None,
-        total_frames: int = 0,
+        total_frames: int | None = 0,
         frame_skip: int | None = None,
         loss_module: Callable[..., Any] | None = None,
         optimizer: Any = None,
@@ -160,7 +160,7 @@ class Trainer:
             saved = self.save_trainer(force_save=True)
         except HooklineError as error:  # the disk, or weights that are not finite
             return EnvFault(f"{fault}; not saved: {error}")
-        return EnvFault(f"{fault}; saved at env step {self.progress.env_steps:,}") if saved else fault
+        return EnvFault(f"{fault}; saved at {self.progress.place_in_words}") if saved else fault
 
     def _is_over(self) -> bool:
         """Whether there is nothing to do, once the batch is finished that a stop had left unfinished."""
@@ -226,7 +226,7 @@ class Trainer:
         """Everything is consistent here: write a row, save if due or asked to, and say whether to stop."""
         self._count_seconds()
         if self._learning_since is None and self.progress.updates:
-            self._learning_since = self.progress.env_steps, self.progress.seconds
+            self._learning_since = self.progress.place, self.progress.seconds
         if self.log_every.fires(self.progress):
             self.write_row()
         stopping = self._should_stop()
@@ -242,7 +242,7 @@ class Trainer:
         return self.stop_reason is not None
 
     def _limit_reached(self) -> str | None:
-        if self.progress.frames >= self.total_frames:
+        if self.total_frames is not None and self.progress.frames >= self.total_frames:
             return "total_frames"
         reached = (unit for unit, n in self.stop_after.items() if getattr(self.progress, unit) >= n)
         return next((f"stop_after.{unit}" for unit in reached), None)
@@ -261,11 +261,11 @@ class Trainer:
         self._clock = now
 
     def steady_rate(self) -> float | None:
-        """Env steps per second since this process began to learn, evaluation and saving included."""
+        """Env steps (or updates) per second since this process began to learn, evaluation and saving included."""
         if self._learning_since is None or self.progress.seconds <= self._learning_since[1]:
             return None
-        env_steps, seconds = self._learning_since
-        return (self.progress.env_steps - env_steps) / (self.progress.seconds - seconds)
+        place, seconds = self._learning_since
+        return (self.progress.place - place) / (self.progress.seconds - seconds)
 
     def write_row(self) -> dict[str, float]:
         """Write the metrics since the last row; refuses to go on with weights that are no longer finite."""

@@ -25,9 +25,9 @@ from runner.learner.gradients import Clip
 from runner.learner.learner import Learner
 from runner.learner.optimization import Optimization
 from runner.metrics import Metrics
-from runner.schedules import Cosine
+from runner.schedules import Cosine, on_the_axis_of
 from runner.seeding import Streams
-from runner.spec import NEXT_EPISODE_RETURN, Collector, DataSource, Logger, as_key
+from runner.spec import NEXT_EPISODE_RETURN, Collector, DataSource, Logger, Progress, as_key
 from runner.trainer import Trainer
 from runner.types import PositiveInt
 
@@ -82,13 +82,14 @@ class TrainerOptions:
     def make_streams(self) -> Streams:
         return Streams(torch.initial_seed() if self.seed is None else self.seed)
 
-    def make_optimization(self, loss_module: nn.Module, total_env_steps: int) -> Optimization:
+    def make_optimization(self, loss_module: nn.Module, length: int, progress: Progress) -> Optimization:
+        """``length``: of the whole run, on the axis of its progress."""
         make: Any = getattr(optimizers, self.optimizer)
         clip_by: Any = "global_norm" if self.clip_grad_norm else "value"
         trained = [parameter for parameter in loss_module.parameters() if parameter.requires_grad]
         return Optimization(
             make(trained, lr=self.lr, weight_decay=self.weight_decay),
-            schedule=Cosine(total_env_steps, 0.0, None) if self.lr_scheduler else None,
+            schedule=on_the_axis_of(progress, Cosine(length, 0.0, None) if self.lr_scheduler else None),
             clip=None if self.clip_norm is None else Clip(self.clip_norm, clip_by),
         )
 
@@ -124,8 +125,7 @@ def make_trainer(
         logger: one more of ``loggers``.
         more: further arguments of :class:`Trainer`, and :class:`TrainerOptions`.
     """
-    if total_frames is None:
-        raise ValueError("make_trainer needs total_frames: after how many a run is done")
+    _check_end(collector, total_frames, more.get("stop_after") or {})
     if (learner is None) == (loss_module is None):
         raise ValueError("make_trainer takes either a learner or a loss_module")
     if source is not None and replay_buffer is not None:
@@ -152,6 +152,17 @@ def make_trainer(
     return trainer
 
 
+def _check_end(collector: Collector, total_frames: int | None, stop_after: Mapping[str, float]) -> None:
+    """Raise ``ValueError`` for a run that has no end."""
+    if getattr(collector, "frames_per_batch", None) != 0:
+        if total_frames is None:
+            raise ValueError("make_trainer needs total_frames: after how many a run is done")
+    elif total_frames is not None or "updates" not in stop_after:
+        raise ValueError(
+            "make_trainer: where nothing is played, stop_after={'updates': n} ends a run, not total_frames"
+        )
+
+
 def _register(trainer: Trainer, own: Mapping[str, TrainerHookBase], given: Mapping[str, TrainerHookBase]) -> None:
     twice = own.keys() & given.keys()
     if twice:
@@ -174,8 +185,10 @@ def _make_around(
     _check_owners(options, source, getattr(collector, "frames_per_batch", None))
     progress = more.get("progress") or getattr(collector, "progress", None)
     skip = more["frame_skip"] or (progress.frame_skip if progress else 1)
-    optimization = options.make_optimization(loss_module, more["total_frames"] // skip)
-    more.setdefault("log_every", {"frames": options.log_interval})
+    frames = more["total_frames"]
+    length = more["stop_after"]["updates"] if frames is None else frames // skip
+    optimization = options.make_optimization(loss_module, length, progress or Progress())
+    more.setdefault("log_every", {"updates" if frames is None else "frames": options.log_interval})
     return Trainer(collector=collector, source=source, loss_module=loss_module, optimizer=optimization, **more)
 
 

@@ -18,7 +18,6 @@ from runner.checkpoint.manifest import parse_json, read_small
 from runner.checkpoint.rows import Tensors
 from runner.spec import CheckpointError
 
-
 _LENGTHS_AT = 26
 """Where the header of a file in a ZIP archive says how long its last two fields are, which its bytes come after."""
 
@@ -68,7 +67,7 @@ def _read_into(path: Path, place: int, row: Tensor) -> None:
     """Fill ``row`` with the bytes from ``place`` on: nothing of them is in memory besides, be it as large as it may."""
     with open(path, "rb", buffering=0) as file:
         file.seek(place)
-        view = memoryview(row.numpy()).cast("B")
+        view = memoryview(row.numpy().data).cast("B")
         while view:
             count = file.readinto(view)
             if not count:

@@ -5,13 +5,13 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from runner.spec import StateDict
+from runner.spec import StateDict, place_of
 
 EVALUATED = "evaluated"
 
 
 class BestCheckpoint(NamedTuple):
-    """A checkpoint and what its weights reached."""
+    """A checkpoint and what its weights reached; ``env_steps`` are updates where nothing was played."""
 
     folder: Path
     value: float
@@ -49,7 +49,7 @@ class Best:
     def rank(self, manifests: Sequence[tuple[Path, Mapping[str, Any]]]) -> list[BestCheckpoint]:
         """Those with a value, the best first; of equal ones the one that comes first in ``manifests``."""
         found = [
-            BestCheckpoint(folder, float(value), manifest["counters"]["env_steps"])
+            BestCheckpoint(folder, float(value), place_of(manifest["counters"]))
             for folder, manifest in manifests
             if (value := self._value_in(manifest)) is not None
         ]

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from runner.spec import place_of
 from runner.text import legible, strict_json
 
 MANIFEST = "manifest.json"
@@ -117,8 +118,8 @@ def verify(folder: Path, with_hashes: bool = True) -> dict[str, Any]:
 
 def _check_name(folder: Path, counters: dict[str, Any]) -> None:
     step = folder.name.split(".")[0].removeprefix("step-")
-    if step != str(counters.get("env_steps")):
-        raise DamagedError(MANIFEST, f"is of step {counters.get('env_steps')!r:.40}, not {step}")
+    if step != str(place_of(counters)):
+        raise DamagedError(MANIFEST, f"is of step {place_of(counters)!r:.40}, not {step}")
 
 
 def _check_listing(expected: dict[str, Any], found: dict[str, int]) -> None:

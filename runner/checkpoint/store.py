@@ -20,7 +20,7 @@ from runner.checkpoint.content import Content, Copies, read, take, versions, wri
 from runner.checkpoint.durable import make_folder, sync, sync_tree
 from runner.checkpoint.manifest import MANIFEST, DamagedError, describe, read_manifest, verify, write_manifest
 from runner.hook import Interval
-from runner.spec import CheckpointError, Deferred, Progress, StateDict
+from runner.spec import CheckpointError, Deferred, Progress, StateDict, place_of
 from runner.text import legible
 from runner.types import Every, NonNegativeInt, PositiveInt
 
@@ -34,7 +34,7 @@ _TEMPORARY = re.compile(r"step-.*\.tmp-(\d+)-[0-9a-f]+", re.ASCII)
 
 
 class CheckpointStore:
-    """Saves and loads the checkpoints ``ckpt/step-<env_steps>`` of a run.
+    """Saves and loads the checkpoints ``ckpt/step-<env_steps>`` of a run, by updates where nothing is played.
 
     Args:
         run: the run's folder, or anything with such a ``path``; a folder even where its name ends in ``.pt``.
@@ -73,7 +73,7 @@ class CheckpointStore:
     def due(self, progress: Progress, latest: Mapping[str, Any] | None = None) -> bool:
         """Whether the interval came round since this was last asked, or ``latest`` metrics have a new best value."""
         is_due = self._interval is not None and self._interval.fires(progress)
-        if not self.best.notes(latest or {}, progress.env_steps):
+        if not self.best.notes(latest or {}, progress.place):
             return is_due
         self.finish()
         return self.best.is_among(self._manifests()) or is_due
@@ -195,7 +195,7 @@ class CheckpointStore:
                 continue
             self._verified.add(folder.name)
             self._refused.discard(folder.name)
-            self.saved_env_steps = manifest["counters"]["env_steps"]
+            self.saved_env_steps = place_of(manifest["counters"])
             self._sequence = max(self._sequence, age.sequence)
             _warn_of_differences(folder, manifest)
             return state, manifest
@@ -210,7 +210,7 @@ class CheckpointStore:
                 _remove(self.folder / name)
 
     def _take(self, state: Mapping[str, Any], counters: Mapping[str, Any], extra: Mapping[str, Any] | None) -> Content:
-        more = {**(extra or {}), **self.best.evaluated_at(counters["env_steps"])}
+        more = {**(extra or {}), **self.best.evaluated_at(place_of(counters))}
         own = {"backend": self.backend, "git": self._git, "counters": dict(counters), "extra": more}
         return take(state, own)
 
@@ -222,7 +222,7 @@ class CheckpointStore:
             raise
 
     def _write(self, content: Content) -> Path:
-        name = f"step-{content.fields['counters']['env_steps']}"
+        name = f"step-{place_of(content.fields['counters'])}"
         temporary = self.folder / f"{name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
         try:
             self.remove_stale()
@@ -238,7 +238,7 @@ class CheckpointStore:
             raise CheckpointError(f"no checkpoint could be written in {self.folder}: {reason}") from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-        self.saved_env_steps = content.fields["counters"]["env_steps"]
+        self.saved_env_steps = place_of(content.fields["counters"])
         logger.info("saved %s", folder)
         return folder
 
@@ -251,7 +251,7 @@ class CheckpointStore:
         write_manifest(temporary, fields)
         sync_tree(temporary)
         verify(temporary)
-        final = self._free_name(fields["counters"]["env_steps"])
+        final = self._free_name(place_of(fields["counters"]))
         os.rename(temporary, final)
         sync(self.folder)
         self._verified.add(final.name)
@@ -274,7 +274,7 @@ class CheckpointStore:
 
     def _is_same(self, folder: Path, fields: dict[str, Any]) -> bool:
         """Whether ``folder`` is a good checkpoint of this step with this very content."""
-        if folder.name.split(".")[0] != f"step-{fields['counters']['env_steps']}":
+        if folder.name.split(".")[0] != f"step-{place_of(fields['counters'])}":
             return False
         try:
             manifest = read_manifest(folder)
@@ -283,8 +283,8 @@ class CheckpointStore:
         except (DamagedError, OSError):
             return False
 
-    def _free_name(self, env_steps: int) -> Path:
-        names = (f"step-{env_steps}" + (f".r{number}" if number else "") for number in range(1000))
+    def _free_name(self, step: int) -> Path:
+        names = (f"step-{step}" + (f".r{number}" if number else "") for number in range(1000))
         return next(self.folder / name for name in names if not os.path.lexists(self.folder / name))
 
     def _prune(self, folders: list[Path]) -> None:

@@ -15,6 +15,7 @@ from runner.hook import TrainerHookBase
 from runner.learner.learner import ModuleLoss
 from runner.metrics import Metrics
 from runner.policy import distribution_of
+from runner.schedules import on_the_axis_of
 from runner.seeding import Streams
 from runner.spec import ConfigError, DataSource, Progress
 from runner.trainer import Trainer
@@ -44,11 +45,10 @@ def assemble(config: Config, run: Any = None) -> Experiment:
     streams = Streams(config["seed"])
     streams.seed_globals("networks")
     progress = Progress(frame_skip=config["frame_skip"])
-    total_env_steps = config["total_frames"] // config["frame_skip"]
     builder = Builder(
         streams=streams,
         progress=progress,
-        total_env_steps=total_env_steps,
+        total_env_steps=_length(config),
         device=config["device"],
         compile=config["compile"],
         run=run,
@@ -59,6 +59,12 @@ def assemble(config: Config, run: Any = None) -> Experiment:
     except BaseException:
         builder.runtime["collector"].shutdown()
         raise
+
+
+def _length(config: Config) -> int:
+    """Of the whole run: in env steps, or in updates where nothing is played."""
+    frames = config["total_frames"]
+    return int(config["stop_after"]["updates"]) if frames is None else frames // config["frame_skip"]
 
 
 def _assemble_around(
@@ -110,7 +116,7 @@ def _build_learning(config: Config, builder: Builder, streams: Streams) -> None:
     runtime["loss"] = builder.build(config["loss"])
     _check_loss_weights(config["learner"].get("loss_weights"), runtime["loss"])
     _check_outputs(runtime["source"], runtime["loss"])
-    runtime["scheduler"] = builder.build(config["scheduler"])
+    runtime["scheduler"] = on_the_axis_of(runtime["progress"], builder.build(config["scheduler"]))
     runtime["target_updater"] = builder.build(config["target_updater"])
     runtime["optimizer"] = lambda params: builder.build(config["optimizer"], params=params)
     runtime["learner"] = builder.build(config["learner"], generator=streams.torch("loss noise"))
@@ -150,7 +156,7 @@ def _check_learning(trainer: Trainer, hooks: Sequence[Any]) -> None:
     missing = ""
     if not trainer.operations("optimizer"):
         missing = "no hook moves the weights"
-    elif hasattr(trainer.source, "storage") and not has("source", trainer.source):
+    elif _keeps_data(trainer.source) and not has("source", trainer.source):
         missing = "no hook feeds the source and draws from it"
     elif hasattr(trainer.collector, "crew") and not has("collector", trainer.collector):
         missing = "no hook sends new weights to the worker processes"
@@ -158,6 +164,10 @@ def _check_learning(trainer: Trainer, hooks: Sequence[Any]) -> None:
         missing = "no hook shows observations to the network that normalizes them"
     if missing:
         raise ConfigError(f"learning: {missing}; learning=[off_policy,...] has the hooks that a run needs")
+
+
+def _keeps_data(source: Any) -> bool:
+    return hasattr(source, "storage") or getattr(source, "is_fixed", False)
 
 
 def _register_hooks(config: Config, builder: Builder, trainer: Trainer) -> dict[str, TrainerHookBase]:

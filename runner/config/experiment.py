@@ -107,7 +107,7 @@ def _prepare(config: Config, run: RunFolder, resume: bool, take: str | None) -> 
     if words := learns_nothing(config, experiment):
         log.warning("%s", words)
     trainer.metrics.log_hparams(config)
-    log.info("the run %s at env step %s", "goes on" if resume else "begins", trainer.progress.env_steps)
+    log.info("the run %s at %s", "goes on" if resume else "begins", trainer.progress.place_in_words)
     progress, saved = trainer.progress.state_dict(), _saved_env_steps(trainer)
     run.update(status="running", config_hash=config_hash(config), progress=progress, saved_env_steps=saved)
     return experiment
@@ -177,7 +177,7 @@ def _load(trainer: Trainer, run: RunFolder, take: str | None) -> None:
         _load_newest(trainer)
         if not trainer.checkpoint.rejected:
             _warn_if_thrown_back(trainer, run)
-        _tell(f"going on from env step {trainer.progress.env_steps:,} in {shown(trainer.checkpoint.folder.parent)}")
+        _tell(f"going on from {trainer.progress.place_in_words} in {shown(trainer.checkpoint.folder.parent)}")
     else:
         if run.saved_env_steps is not None and trainer.checkpoint:
             words = f"the checkpoints of this run are gone: there is none in {shown(trainer.checkpoint.folder)}"
@@ -211,8 +211,8 @@ def _load_newest(trainer: Trainer) -> None:
 
 def _warn_if_thrown_back(trainer: Trainer, run: RunFolder) -> None:
     """Tell of a checkpoint that the run had when it was last heard of, and that somebody removed."""
-    saved, env_steps = run.saved_env_steps, trainer.progress.env_steps
-    if saved is not None and saved > env_steps:
+    saved = run.saved_env_steps
+    if saved is not None and saved > trainer.progress.place:
         log.warning("%s: the checkpoint of env step %s, the last one saved, is gone", run.path, f"{saved:,}")
 
 
@@ -229,7 +229,7 @@ def _at_safe_point(trainer: Trainer, run: RunFolder, signals: StopSignals, mlflo
 def _check_rows(trainer: Trainer) -> None:
     """End a saved run whose rows of metrics can no longer be written."""
     if failure := trainer.metrics.failure():
-        place = f"saved at env step {trainer.progress.env_steps:,}" if trainer.checkpoint else "this run saves nothing"
+        place = f"saved at {trainer.progress.place_in_words}" if trainer.checkpoint else "this run saves nothing"
         raise CannotLog(f"{failure}; {place}, resume=<folder> goes on")
 
 
@@ -285,12 +285,12 @@ def _tell(text: str) -> None:
 
 def _record(experiment: Experiment, run: RunFolder, status: str, reason: str | None) -> None:
     trainer = experiment.trainer
-    recorder, rate = experiment.hooks.get("recorder"), trainer.steady_rate()
+    recorder, rate, axis = experiment.hooks.get("recorder"), trainer.steady_rate(), trainer.progress.axis
     run.update(
         status=status,
         reason=reason,
         progress=trainer.progress.state_dict(),
-        metrics=trainer.metrics.last_row | ({"perf/env_steps_per_second": rate} if rate is not None else {}),
+        metrics=trainer.metrics.last_row | ({f"perf/{axis}_per_second": rate} if rate is not None else {}),
         best={**getattr(recorder, "best", {}), **_best(trainer)},
         mlflow_run_id=getattr(_find_mlflow(trainer), "run_id", None),
         saved_env_steps=_saved_env_steps(trainer),
@@ -305,7 +305,11 @@ def _best(trainer: Trainer) -> dict[str, Any]:
             best = store.find_best()
     if store is None or best is None:
         return {}
-    return {store.best.metric: best.value, "env_steps": best.env_steps, "checkpoint": f"ckpt/{best.folder.name}"}
+    return {
+        store.best.metric: best.value,
+        trainer.progress.axis: best.env_steps,
+        "checkpoint": f"ckpt/{best.folder.name}",
+    }
 
 
 def _crash(experiment: Experiment, run: RunFolder, error: Exception) -> HooklineError:

@@ -94,14 +94,17 @@ def _fixed(item: Typed, name: str) -> Problem:
 
 
 def _finished(record: Mapping[str, Any], typed: list[Typed], stored: Mapping[str, Any]) -> Iterator[Problem]:
-    frames, reason = stored.get("total_frames"), record["reason"]
+    key, frames, reason = "total_frames", stored.get("total_frames"), record["reason"]
     is_stopped_by_hook = reason is not None and not reason.startswith(("total_frames", "stop_after"))
     if record["status"] != "done" or is_stopped_by_hook:
         return
-    more = [item.values[0] for item in typed if item.key == "total_frames" and item.values]
+    limits = stored.get("stop_after")
+    if frames is None and isinstance(limits, Mapping):
+        key, frames = "stop_after.updates", limits.get("updates")
+    more = [item.values[0] for item in typed if item.key == key and item.values]
     grows = bool(more) and isinstance(frames, int) and isinstance(more[-1], int | float) and more[-1] > frames
     if not grows and not any(item.key.startswith("stop_after") for item in typed):
-        yield Problem("resume", COMMAND_LINE, "this run is done", f"total_frames=<more than {frames}> lets it go on")
+        yield Problem("resume", COMMAND_LINE, "this run is done", f"{key}=<more than {frames}> lets it go on")
 
 
 class _Resume:

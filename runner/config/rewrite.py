@@ -47,7 +47,7 @@ def _removals(wanted: Mapping[str, set[str]], tree: Mapping[str, Any], composer:
     for parent, units in wanted.items():
         present = lookup(tree, parent)
         for unit in present if isinstance(present, dict) and units_at(tree, parent)[1] else ():
-            if unit not in units:
+            if unit not in units and present[unit] is not None:
                 yield parse_override(f"~{parent}.{unit}", composer)
 
 

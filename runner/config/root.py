@@ -14,7 +14,7 @@ Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, 
 
 def root(
     seed: NonNegativeInt,
-    total_frames: PositiveInt,
+    total_frames: PositiveInt | None,
     stop_after: StopAfter,
     frame_skip: PositiveInt,
     device: Device,

@@ -139,7 +139,7 @@ class Schema:
         if value is MISSING:
             self._report(key, f"missing: expected {describe(parameter.hint)}", f"add {key}=...")
             return value
-        value = self._inner_nodes(key, value, parameter.hint)
+        value = self._inner_nodes(key, _without_null_units(value, parameter.hint), parameter.hint)
         if has_unknown(value):
             return value
         if _contains_node(value):
@@ -189,6 +189,13 @@ class Schema:
 
     def _report(self, shown: str, message: str, hint: str = "", key: str | None = None) -> None:
         self.problems.append(Problem(shown, self._origins.of(key or shown), message, hint, key or shown))
+
+
+def _without_null_units(value: Any, hint: Any) -> Any:
+    """A unit set to null gives way to another: ``every: {env_steps: null, updates: 100}``."""
+    if not isinstance(value, Mapping) or not literal_keys(hint)[0]:
+        return value
+    return {unit: number for unit, number in value.items() if number is not None}
 
 
 def _example(key: str, hint: Any, value: Any) -> str:

@@ -9,6 +9,7 @@ from runner.config.trust import packages_to_trust
 from runner.evaluation import Evaluated
 from runner.points import POINTS
 from runner.runs import RunFolder
+from runner.spec import Progress
 from runner.text import own_command
 
 RESTARTS = ("env_restarts", "env_cut_episodes", "worker_restarts")
@@ -17,11 +18,9 @@ RESTARTS = ("env_restarts", "env_cut_episodes", "worker_restarts")
 def explain_schedule(config: Config, experiment: Experiment) -> str:
     """The hooks at each point in order, shapes, parameter counts, replay memory, and what will be run."""
     trainer, spec = experiment.trainer, experiment.environment.spec
-    collector = trainer.collector
-    assert collector is not None
     sections = {
         "environment": [
-            f"{spec.id} x {experiment.environment.num_envs} {collector}, resumes by {collector.resume_mode}",
+            _describe_playing(experiment),
             f"observation {list(spec.observation_shape)} {spec.observation_dtype}, "
             f"action {list(spec.action_shape)} {spec.action_dtype}"
             + (f" of {spec.num_actions}" if spec.num_actions is not None else ""),
@@ -37,6 +36,14 @@ def explain_schedule(config: Config, experiment: Experiment) -> str:
     )
 
 
+def _describe_playing(experiment: Experiment) -> str:
+    collector, environment = experiment.trainer.collector, experiment.environment
+    assert collector is not None
+    if not collector.frames_per_batch:
+        return f"{environment.spec.id} {collector}"
+    return f"{environment.spec.id} x {environment.num_envs} {collector}, resumes by {collector.resume_mode}"
+
+
 def _describe_network(name: str, network: Any) -> str:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     shapes = " ".join(str(list(parameter.shape)) for parameter in network.parameters() if parameter.dim() > 1)
@@ -46,6 +53,9 @@ def _describe_network(name: str, network: Any) -> str:
 def _describe_run(config: Config, experiment: Experiment) -> list[str]:
     collector: Any = experiment.trainer.collector
     source: Any = experiment.source
+    if not collector.frames_per_batch:
+        updates = int(config["stop_after"]["updates"])
+        return [f"{updates:,} updates, each by {source.batch_size:,} transitions", f"data: {source}"]
     per_batch = collector.frames_per_batch * config["frame_skip"]
     batches, learning = _batches(config, experiment)
     lines = [
@@ -67,7 +77,7 @@ def _batches(config: Config, experiment: Experiment) -> tuple[int, int]:
 
 def learns_nothing(config: Config, experiment: Experiment) -> str | None:
     """Why a run will make no update at all, if that is so."""
-    if not hasattr(experiment.trainer.collector, "frames_per_batch") or _batches(config, experiment)[1]:
+    if not getattr(experiment.trainer.collector, "frames_per_batch", 0) or _batches(config, experiment)[1]:
         return None
     frames, skip = config["total_frames"], config["frame_skip"]
     steps = f"total_frames={frames}" + (f", which with frame_skip={skip} are {frames // skip} env steps" * (skip > 1))
@@ -84,11 +94,9 @@ def summarize(config: Config, experiment: Experiment, run: RunFolder, status: st
             f"return      {final.returns.mean():.1f} +- {final.returns.std():.1f} "
             f"({len(final.returns)} greedy episodes of the final weights, seeds never used before)"
         )
-    rate = progress.env_steps / max(progress.seconds, 1e-9)
-    more = f" total_frames={2 * config['total_frames']}" if status == "done" and _is_full(experiment) else ""
+    more = _longer(config, experiment) if status == "done" else ""
     lines += [
-        f"trained     {progress.env_steps:,} env steps, {progress.updates:,} updates, {progress.episodes:,} episodes "
-        f"in {progress.seconds:.1f} s ({rate:,.0f} env steps/s)",
+        f"trained     {_how_much(progress)}",
         *_restarts(experiment),
         *_best(experiment),
         f"folder      {path}  (metrics.csv, run.json, run.log, ckpt/)",
@@ -105,6 +113,25 @@ def _restarts(experiment: Experiment) -> list[str]:
     return [*lines, f"restarts    {workers} of worker processes that were killed"] if workers else lines
 
 
+def _how_much(progress: Progress) -> str:
+    rate = progress.place / max(progress.seconds, 1e-9)
+    if progress.axis == "updates":
+        return f"{progress.updates:,} updates in {progress.seconds:.1f} s ({rate:,.0f} updates/s)"
+    return (
+        f"{progress.env_steps:,} env steps, {progress.updates:,} updates, {progress.episodes:,} episodes "
+        f"in {progress.seconds:.1f} s ({rate:,.0f} env steps/s)"
+    )
+
+
+def _longer(config: Config, experiment: Experiment) -> str:
+    """What lets a run go on that has come to its end."""
+    if experiment.trainer.stop_reason == "total_frames":
+        return f" total_frames={2 * config['total_frames']}"
+    if experiment.trainer.stop_reason == "stop_after.updates" and config["total_frames"] is None:
+        return f" stop_after.updates={2 * int(config['stop_after']['updates'])}"
+    return ""
+
+
 def _best(experiment: Experiment) -> list[str]:
     """Where the best evaluated weights are, where they are to be kept."""
     store = experiment.trainer.checkpoint
@@ -113,12 +140,9 @@ def _best(experiment: Experiment) -> list[str]:
     best = store.find_best()
     if best is None:
         return [f"best        none: {store.best.metric} was not logged while it could be saved"]
+    where = "update" if experiment.trainer.progress.axis == "updates" else "env step"
     place = shlex.quote(str(shown(best.folder)))
-    return [f"best        {store.best.metric} {best.value:.1f} at env step {best.env_steps:,}: resume={place} takes it"]
-
-
-def _is_full(experiment: Experiment) -> bool:
-    return experiment.trainer.stop_reason == "total_frames"
+    return [f"best        {store.best.metric} {best.value:.1f} at {where} {best.env_steps:,}: resume={place} takes it"]
 
 
 def go_on(config: Config, folder: Path) -> str:

@@ -12,6 +12,7 @@ from runner.config.report import Problem
 from runner.config.schema import Schema
 from runner.config.source import find_spec
 from runner.config.tree import Resolver
+from runner.config.unplayed import unplayed_problems
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def check_values(resolved: Resolved, origins: Origins, groups: list[str]) -> tup
     wrong = {problem.path for problem in schema.problems}
     # What is wrong with a value is said where it is set, and not where it is repeated.
     first = [problem for problem in [*resolved.problems, *schema.problems] if not _repeats(problem, resolved, wrong)]
-    together = relation_problems(config, origins) if not first else ()
+    together = [*relation_problems(config, origins), *unplayed_problems(config, origins)] if not first else ()
     return config, [*first, *together, *_untrustable(config.get("trust"), origins)]
 
 

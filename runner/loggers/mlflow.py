@@ -19,7 +19,7 @@ from runner.loggers.mlflow_client import FOLDER, MARK, flatten_parameters, is_ru
 from runner.loggers.mlflow_database import address, default_address, without_password
 from runner.loggers.mlflow_process import Link
 from runner.loggers.mlflow_sender import STATUSES
-from runner.spec import CLOCKS, Deferred, StateDict
+from runner.spec import CLOCKS, Deferred, StateDict, place_of
 from runner.text import own_command
 
 logger = logging.getLogger(__name__)
@@ -100,7 +100,8 @@ class MLFlowLogger(Logger):
         self._begin()
         try:
             values = {key: float(value) for key, value in row.items() if key not in CLOCKS}
-            self._journal.add(self._clock.place(int(row.get("frames", row.get("env_steps", 0))), values))
+            step = int(place_of(row, "frames" if "frames" in row else "env_steps"))
+            self._journal.add(self._clock.place(step, values))
         except (TypeError, ValueError, OverflowError) as error:
             logger.warning("a row of metrics is not sent to MLflow: %s", error)
         if time.monotonic() >= self._next_write:

@@ -55,8 +55,18 @@ class DQNLoss:
         hyper_parameters: Mapping[str, float | Tensor],
     ) -> TensorDict:
         """The only term; gradients flow into ``networks["q"]`` alone, never into the regression target."""
+        return self._losses(networks["q"](batch.get(OBSERVATION)), networks, batch, hyper_parameters)
+
+    def _losses(
+        self,
+        values: Tensor,
+        networks: Mapping[str, Callable[[Tensor], Tensor]],
+        batch: TensorDictBase,
+        hyper_parameters: Mapping[str, float | Tensor],
+    ) -> TensorDict:
+        """What the term gives, from the ``values`` ``[B, A]`` of the batch's observations."""
         action = batch.get(ACTION).unsqueeze(-1)
-        chosen = networks["q"](batch.get(OBSERVATION)).gather(-1, action).squeeze(-1)  # [B]
+        chosen = values.gather(-1, action).squeeze(-1)  # [B]
         with torch.no_grad():
             target = self._target(networks, batch, hyper_parameters["gamma"])
         if target.shape != chosen.shape:  # [B, 1] against [B] would broadcast to [B, B]

@@ -1,4 +1,4 @@
-"""A process of its own that may take little memory: ``python -m tests.checkpoint.limited <work> <folder> <backend> ...``.
+"""A process that may take little memory: ``python -m tests.checkpoint.limited <work> <folder> <backend> ...``.
 
 It ends with 0, with 1 where memory ran out, with 2 where what it restored is not what was saved.
 """

@@ -19,7 +19,10 @@ def answer(override):
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        (f"{ACTOR[:-2]}r.lr=1", f"{ACTOR[:-2]}r.lr (command line): there is no such key; did you mean {ACTOR}.lr?"),
+        (
+            "learner.optimizations.actr.lr=1",
+            f"learner.optimizations.actr.lr (command line): there is no such key; did you mean {ACTOR}.lr?",
+        ),
         (f"{ACTOR}.evry=2", f"{ACTOR}.evry (command line): there is no such key; did you mean {ACTOR}.every?"),
         (f"+{ACTOR}.evry=2", f"{ACTOR}.evry (command line): there is no such key; did you mean {ACTOR}.every?"),
         (f"+{ACTOR}.x=2", f"{ACTOR}.x (command line): there is no such key; {ACTOR} takes every, lr, clip"),

@@ -35,6 +35,7 @@ LAYERS = {
         "runner.collector_builders",
         "runner.env_builders",
         "runner.dataset_builders",
+        "runner.offline_builders",
         "runner.trainer_builder",
         "runner.config",
         "runner.sweeps",
@@ -57,7 +58,10 @@ EXCEPTIONS = {
     ("scripts", "scripts.benchmark"),  # scripts/bench.py is its command line
 }
 
-PARENT_LOSSES: dict[str, str] = {"runner.losses.sac": "runner.losses.td3"}
+PARENT_LOSSES: dict[str, str] = {
+    "runner.losses.cql": "runner.losses.dqn",
+    "runner.losses.sac": "runner.losses.td3",
+}
 """A loss that builds on another one: the module's name, and that of its one parent."""
 
 ONLY_IN = {"hydra": ("runner.config", "runner.sweeps"), "omegaconf": ("runner.config", "runner.sweeps")}

@@ -27,6 +27,11 @@ ANY = (
     "~hooks.progress_bar", "tuned=null",
 )  # fmt: skip
 SHORT = (*ANY, *OFF_POLICY)
+OFFLINE = (
+    "network.hidden=[16,16]", "stop_after.updates=900", "source.batch_size=32", "evaluation.every.updates=300",
+    "evaluation.episodes=2", "evaluation.final_episodes=2", "log_every.updates=70", "checkpoint.every.updates=150",
+    "logger=csv", "~hooks.progress_bar", "tuned=null",
+)  # fmt: skip
 CLOCK_COLUMNS = "perf/"
 OF_THE_COMMAND_LINE = {".hydra", "command.txt", "run.log"}
 """What is in a run's folder only where ``run.py`` began it."""
@@ -38,6 +43,10 @@ def compose(*overrides: str) -> dict[str, Any]:
 
 def compose_on_policy(*overrides: str) -> dict[str, Any]:
     return check(parse_arguments([*ANY, *ON_POLICY, *overrides])).config
+
+
+def compose_offline(path: Path, *overrides: str) -> dict[str, Any]:
+    return check(parse_arguments(["algo=cql", f"source.path={path}", *OFFLINE, *overrides])).config
 
 
 def train(config: dict[str, Any]) -> Experiment:
@@ -69,8 +78,10 @@ def replay_of(config: dict[str, Any], folder: Path) -> dict[str, Any]:
     # On the CPU: a process that has used a GPU cannot be forked any more.
     experiment = assemble({**config, "device": "cpu", "logger": {}}, RunFolder.open(folder))
     experiment.trainer.load_from_file()
-    storage: Any = experiment.source.storage
+    storage: Any = getattr(experiment.source, "storage", None)
     experiment.environment.close()
+    if storage is None:  # a dataset, which is nobody's but its own
+        return {}
     rows = {str(key): field[: storage.filled_rows].clone() for key, field in storage.fields.items()}
     return {"rows": rows, "cursor": storage.cursor, "filled_rows": storage.filled_rows}
 
