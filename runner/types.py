@@ -49,6 +49,9 @@ Breakpoints = Annotated[list[tuple[NonNegativeFloat, float]], Len(2)]
 Factory = Callable[[], Any]
 """A node given to a parameter of this type is not built once but handed over as a function that builds it anew."""
 
+Ranges = dict[str, Annotated[list[float], Len(2, 2)]]
+"""The lowest and the highest value of named numbers."""
+
 Wrapper = Callable[[Any], Any]
 """A node given to a parameter of this type is handed over as a function of what becomes its target's first argument."""
 
