@@ -19,7 +19,7 @@ from runner.collectors.in_process import InProcessCollector
 from runner.collectors.synchronous import SyncCollector
 from runner.data.memmap import MemMapStorage
 from runner.data.mixture import Mixture
-from runner.data.replay import KEYS, Replay
+from runner.data.replay import KEYS, MASKS, Replay
 from runner.data.samplers import SamplerName, check_options, make_sampler
 from runner.data.storage import TensorStorage
 from runner.distributions import Distribution
@@ -119,9 +119,9 @@ def make_replay_buffer(
     check_options(sampler, options, batch_size)
     keys = (*KEYS, NEXT_DONE)
     rows = (
-        MemMapStorage(capacity, keys, run, optional=[TRAJ_IDS])
+        MemMapStorage(capacity, keys, run, optional=[TRAJ_IDS, *MASKS])
         if storage == "memmap"
-        else TensorStorage(capacity, keys, device, optional=[TRAJ_IDS])
+        else TensorStorage(capacity, keys, device, optional=[TRAJ_IDS, *MASKS])
     )
     options["alpha"] = 0.7 if alpha is None else alpha
     start, end, duration = 0.5 if beta is None else beta, 1.0 if beta_end is None else beta_end, beta_env_steps
