@@ -24,6 +24,9 @@ KeyPath = str | list[str]
 SubTrajectory = Annotated[int, Ge(-1)]
 """Steps of a part of a trajectory; -1 or 0 for single steps."""
 
+MINARI = "minari:"
+"""How paths of datasets begin that are none, but names of Minari's."""
+
 Compile = Literal["none", "trace", "update"]
 """How updates are computed: by autograd, by recorded gradients (the same bits), or as one compiled function."""
 
@@ -48,6 +51,9 @@ Breakpoints = Annotated[list[tuple[NonNegativeFloat, float]], Len(2)]
 
 Factory = Callable[[], Any]
 """A node given to a parameter of this type is not built once but handed over as a function that builds it anew."""
+
+Ranges = dict[str, Annotated[list[float], Len(2, 2)]]
+"""The lowest and the highest value of named numbers."""
 
 Wrapper = Callable[[Any], Any]
 """A node given to a parameter of this type is handed over as a function of what becomes its target's first argument."""

@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 Arguments = argparse.Namespace
 
+CASES = ("every10", "every1", "ppo", "sac", "td3")
+
 
 def main() -> int:
     parser = make_parser()
@@ -50,7 +52,9 @@ def make_parser() -> argparse.ArgumentParser:
         if action != "rates":
             what.add_argument(f"--{action}", dest="action", action="store_const", const=action)
     parser.add_argument("--only", type=_names, metavar="A,B", help="these peers alone (--setup, --peers)")
-    parser.add_argument("--case", choices=["every10", "every1", "sac", "td3"], help="of --peers; all if not given")
+    parser.add_argument(
+        "--case", choices=["every10", "every1", "ppo", "sac", "td3"], help="of --peers; all if not given"
+    )
     parser.add_argument("--cleanrl", type=Path, metavar="DQN.PY", help="CleanRL's file of the case")
     parser.add_argument("--steps", type=int, help="env steps of each run (or of each stretch)")
     parser.add_argument("--rounds", "--repeats", type=int, help="how often each is measured, a seed for each round")

@@ -45,7 +45,12 @@ class Replay:
         warmup: env steps before the first update.
         n_step: rewards a sampled transition sums before it bootstraps.
         gamma: discount within those n steps.
+
+    Attributes:
+        is_fixed: in a mixture, collected batches do not go in.
     """
+
+    is_fixed = False
 
     def __init__(
         self,

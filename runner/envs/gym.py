@@ -21,9 +21,10 @@ from gymnasium.wrappers import (
 )
 
 from runner.envs.masks import mask_function
+from runner.envs.tasks import SampledTask
 from runner.envs.transforms import FrameSkip, LifeLoss
 from runner.spec import ConfigError, EnvSpec
-from runner.types import Factory, Wrapper, Wrappers
+from runner.types import Factory, Ranges, Wrapper, Wrappers
 
 REFUSED = {
     "NormalizeObservation": "its statistics outlive episodes; use network.normalize_observations=true",
@@ -58,6 +59,7 @@ def make_env(
     frame_skip: int,
     transforms: Wrappers | None = None,
     for_evaluation: bool = False,
+    sample: Ranges | None = None,
 ) -> gymnasium.Env:
     """Make one environment by gymnasium id, by ``module:Id``, or by calling ``make``, and wrap it.
 
@@ -68,10 +70,13 @@ def make_env(
         transforms: by name, applied in order. Actions are repeated before them all, unless one called ``frame_skip``
             does that in its place.
         for_evaluation: leave those out that change rewards or cut a game into lives.
+        sample: attributes that are drawn anew for each episode.
     """
     env = make() if make is not None else _make_by_id(id, kwargs, max_episode_steps)
     if make is not None and max_episode_steps is not None:
         env = TimeLimit(env, max_episode_steps)
+    if sample:
+        env = SampledTask(env, sample)
     if frame_skip > 1 and (transforms or {}).get(FRAME_SKIP) is None and _repeats(env) == 1:
         env = FrameSkip(env, frame_skip)
     env = _transformed(env, transforms or {}, for_evaluation)

@@ -19,7 +19,7 @@ from runner.envs.single import Mark, Single
 from runner.envs.watch import Watch
 from runner.seeding import Streams, env_seed, unchanged_globals
 from runner.spec import ConfigError, EnvFault, StateDict
-from runner.types import Factory, NonNegativeInt, PositiveFloat, PositiveInt, Wrappers
+from runner.types import Factory, NonNegativeInt, PositiveFloat, PositiveInt, Ranges, Wrappers
 
 log = logging.getLogger(__name__)
 
@@ -371,6 +371,7 @@ def make_environment(
     make: Factory | None = None,
     frame_skip: PositiveInt = 1,
     transforms: Wrappers | None = None,
+    sample: Ranges | None = None,
     on_error: OnError = "raise",
     max_restarts: NonNegativeInt = 100,
     step_timeout: PositiveFloat | None = None,
@@ -380,6 +381,7 @@ def make_environment(
     Args:
         run: the run's folder, which is told if an environment hangs and cannot be interrupted.
         transforms: wrappers by name, in their order; those that change rewards or lives are for training alone.
+        sample: attributes of the environment and their ranges, from which each episode draws another task.
         on_error: end the run with the first failure of an environment, or make it anew and replay its episode.
         max_restarts: of a whole run; each worker process counts its own.
         step_timeout: seconds that a step, a reset or the making may take.
@@ -388,7 +390,7 @@ def make_environment(
         raise ConfigError("env: give either an id or make, a class or function of your own")
     if make is not None and kwargs:
         raise ConfigError("env.kwargs go with env.id; a class of your own takes its arguments beside its _target_")
-    one = partial(make_env, id or "", kwargs or {}, make, max_episode_steps, frame_skip, transforms)
+    one = partial(make_env, id or "", kwargs or {}, make, max_episode_steps, frame_skip, transforms, sample=sample)
     guard = Guard(on_error, max_restarts, Watch(step_timeout, run))
     drawn = partial(make_env, id or "", {**(kwargs or {}), **DRAWN}, make and drawn_by(make), *one.args[3:])
     evaluated, drawn = (partial(made, for_evaluation=True) for made in (one, drawn))

@@ -23,7 +23,7 @@ TRAINING_EPISODES = 20
 
 @dataclass(frozen=True)
 class Work:
-    """Off-policy learning; every number of steps is one of env steps.
+    """Learning from a buffer, or in epochs over rollouts of ``train_every``; numbers of steps are of env steps.
 
     What begins with ``target_every`` is said of deep Q-learning on CartPole-v1 as CleanRL's ``dqn.py`` does it.
     """
@@ -41,6 +41,8 @@ class Work:
     exploration_fraction: float = 0.5
     final_epsilon: float = 0.05
     env_id: str = "CartPole-v1"
+    num_envs: int = 1
+    epochs: int = 0
 
     @property
     def exploration_steps(self) -> int:

@@ -37,6 +37,12 @@ CASES = {
         "one update (64-64, batch 64) in every env step",
     ),
     "sac": Case("sb3_sac_halfcheetah", CHEETAH, "SAC, one update (256-256, batch 256) in every env step", ("sb3-sac",)),
+    "ppo": Case(
+        "cleanrl_ppo_cartpole",
+        Work(0, 100_000, [64, 64], 128, train_every=512, learning_starts=0, num_envs=4, epochs=4),
+        "PPO, 4 environments, 4 epochs of 4 minibatches over 512 steps",
+        ("sb3-ppo",),
+    ),
     "td3": Case("cleanrl_td3_halfcheetah", CHEETAH, "TD3, the same", ("cleanrl-td3", "sb3-td3")),
 }
 
@@ -48,6 +54,7 @@ PEERS = {
     "torchrl": ("torchrl", "torchrl", []),
     "torchrl-1000": ("torchrl", "torchrl", ["1000"]),
     "tianshou": ("tianshou", "tianshou", []),
+    "sb3-ppo": ("sb3", "sb3_rollouts", []),
     "sb3-sac": ("sb3", "sb3_continuous", ["SAC"]),
     "sb3-td3": ("sb3", "sb3_continuous", ["TD3"]),
     "cleanrl-td3": ("cleanrl", "cleanrl_td3", []),

@@ -11,7 +11,9 @@ from runner.config.main import main
 from scripts.benchmark.meter import begin
 
 work, meter, extra = begin()
-if work.env_id == "CartPole-v1":
+if work.epochs:
+    own = []
+elif work.env_id == "CartPole-v1":
     own = [f"exploration.env_steps={work.exploration_steps}"]
 else:
     own = [f"collector.init_random_frames={work.learning_starts}", f"source.warmup={work.learning_starts}"]
