@@ -29,3 +29,11 @@ def test_actor_and_critic_within_300_000_steps(record_property):
 @pytest.mark.parametrize("has_value", ["true", "false"])
 def test_returns_with_and_without_a_baseline_within_300_000_steps(has_value, record_property):
     check(400, record_property, "algo=reinforce", "env=cartpole", f"network.has_value={has_value}")
+
+
+@pytest.mark.slow
+def test_a_taxi_that_knows_its_masks_drives_well(record_property):
+    """The best mean is about 8 (Dietterich 2000); whoever delivers nobody gets -200."""
+    found = final_return("algo=ppo", "env=taxi", "evaluation.every.env_steps=1_000_000", "seed=0")
+    record_property("note", f"taxi: final return {found:.1f}")
+    assert found >= 6
