@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 
 from runner.hook import Hook
 from runner.seeding import Streams, env_seed, unchanged_globals
-from runner.spec import Abandoned, ConfigError, EnvFault
+from runner.spec import Abandoned, ConfigError
 from runner.types import Every, Factory, PositiveInt
 
 log = logging.getLogger(__name__)
@@ -76,13 +76,13 @@ class RecordVideo(Hook):
         seeds = [env_seed(self._seed, STREAM, self.count, index) for index in range(self.episodes)]
         try:
             self.evaluation.watch(self._envs, seeds, self._show)
-            paths = recorder.dump(self.progress.frames)
+            paths = recorder.dump(self.progress.step)
         except Abandoned:
             recorder.abandon()
             raise
-        except (EnvFault, OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever the environment, its renderer or the encoder raises: it is only a video
             recorder.abandon()
-            log.warning("no video at env step %s; training goes on: %s", self.progress.env_steps, _line(error))
+            log.warning("no video at %s; training goes on: %s", self.progress.place_in_words, _line(error))
         else:
             for path in paths:
                 self.trainer.metrics.log_video(f"video/{recorder.tag}", path, self.progress, recorder.fps or 30.0)

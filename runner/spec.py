@@ -116,6 +116,11 @@ class Progress:
         return int(getattr(self, self.axis))
 
     @property
+    def step(self) -> int:
+        """Where the run is on the step axis of its loggers: frames, or updates where nothing is played."""
+        return self.updates if self.axis == "updates" else self.frames
+
+    @property
     def place_in_words(self) -> str:
         """For example ``env step 1,000``."""
         return f"{'update' if self.axis == 'updates' else 'env step'} {self.place:,}"

@@ -24,6 +24,9 @@ KeyPath = str | list[str]
 SubTrajectory = Annotated[int, Ge(-1)]
 """Steps of a part of a trajectory; -1 or 0 for single steps."""
 
+MINARI = "minari:"
+"""How paths of datasets begin that are none, but names of Minari's."""
+
 Compile = Literal["none", "trace", "update"]
 """How updates are computed: by autograd, by recorded gradients (the same bits), or as one compiled function."""
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from runner.learner.optimization import Optimization
-from runner.schedules import Constant, Cosine, Linear, Piecewise, check_points, linear, piecewise
+from runner.schedules import Constant, Cosine, Linear, Piecewise, check_points, linear, on_the_axis_of, piecewise
+from runner.spec import Progress
 
 
 @pytest.mark.parametrize(("now", "expected"), [(0, 1.0), (25, 0.775), (50, 0.55), (100, 0.1), (1000, 0.1)])
@@ -79,3 +80,18 @@ def test_every_parameter_group_follows_the_schedule():
     optimization.schedule = Piecewise([(0, 0.1), (100, 0.3)])
     optimization.apply((one + other).sum(), env_steps=50)
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.2, 0.2])
+
+
+def test_over_updates_a_schedule_goes_by_those_and_not_by_env_steps():
+    progress = Progress(axis="updates")
+    schedule = on_the_axis_of(progress, Linear(100, 0.0, None))
+    assert schedule(1.0, 0) == 1.0
+    progress.updates = 25
+    assert schedule(1.0, 0) == 0.75
+    assert schedule(1.0, 10**6) == 0.75
+
+
+def test_where_env_steps_are_played_a_schedule_stays_what_it_is():
+    schedule = Linear(100, 0.0, None)
+    assert on_the_axis_of(Progress(), schedule) is schedule
+    assert on_the_axis_of(Progress(axis="updates"), None) is None

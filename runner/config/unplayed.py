@@ -8,13 +8,12 @@ from runner.config.origins import Origins
 from runner.config.report import Problem, show
 from runner.config.schema import TARGET
 from runner.config.tree import ABSENT, lookup
+from runner.types import MINARI
 
 COLLECTOR = "runner.collectors.offline.OfflineCollector"
 SOURCE = "runner.builders.make_offline_source"
 MIXTURE = "runner.builders.make_mixture"
 OURS = "runner."
-MINARI = "minari:"
-"""How names of datasets begin that are none of our folders."""
 PLAYED = ("env_steps", "frames", "episodes")
 """Counters that stay at 0 where nothing is played."""
 INTERVALS = ("log_every", "evaluation.every", "checkpoint.every")

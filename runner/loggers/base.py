@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from runner.spec import StateDict
+from runner.spec import StateDict, place_of
 from runner.video import FPS, write_mp4
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,8 @@ class Logger(ABC):
     def log_row(self, row: Mapping[str, float]) -> None:
         """Take one row: metric names to numbers; the keys of ``spec.CLOCKS`` in it are its place on the axes."""
         with suppress(TypeError, ValueError, OverflowError):  # what is no number is told of where the row goes
-            self.last_step = int(row.get("frames", row.get("env_steps", self.last_step)))
+            axis = "frames" if "frames" in row else "env_steps"
+            self.last_step = int(place_of(row, axis)) if axis in row else self.last_step
         self.take_row(row)
 
     @abstractmethod
@@ -142,6 +143,12 @@ def generate_exp_name(model_name: str, experiment_name: str) -> str:
     """A name that no other experiment has: both names, the time, and eight random digits."""
     words = [word for word in (model_name, experiment_name) if word]
     return "_".join([*words, time.strftime("%Y-%m-%d_%H-%M-%S"), secrets.token_hex(4)])
+
+
+def run_name(folder: Path) -> str:
+    """The folder's name; of a sweep's job, whose own says little, with the sweep's before it."""
+    is_job = folder.parent.name.endswith("-sweep")
+    return f"{folder.parent.name}/{folder.name}" if is_job else folder.name
 
 
 def as_mapping(parameters: Any) -> Mapping[str, Any]:

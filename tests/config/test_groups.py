@@ -30,7 +30,7 @@ def needed(group, choice):
     """What else has to be chosen: tuned values go with their algorithm and environment."""
     if group == "tuned":
         algo, env = choice.split("/")
-        return [f"algo={algo}", f"env={env}"]
+        return [f"algo={algo}", f"env={env}", *NEEDED.get(("algo", algo), [])]
     return NEEDED.get((group, choice), [])
 
 

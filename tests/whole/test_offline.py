@@ -6,6 +6,7 @@ import signal
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from runner.config.assemble import assemble
 from runner.config.experiment import explain
@@ -70,6 +71,15 @@ def test_hooks_that_look_at_collected_batches_take_empty_ones(data):
     every_hook = "hooks=[default,log_scalar,log_timing,early_stopping,count_frames,clear_cuda_cache,record_tensordict]"
     experiment = train(compose_offline(data, every_hook, "hooks.log_reward.every.updates=1", "stop_after.updates=30"))
     assert experiment.trainer.progress.batches == 30
+
+
+def test_loggers_and_videos_go_by_updates(data, tmp_path):
+    video = ("hooks=[default,record_video]", "hooks.record_video.every.updates=20", "stop_after.updates=40")
+    child = fork(compose_offline(data, *video, "logger=[csv,tensorboard]", "log_every.updates=10"), tmp_path / "run")
+    assert child.wait() == 0, child.output()
+    assert sorted(path.name for path in (tmp_path / "run/videos").iterdir()) == ["greedy-20.mp4", "greedy-40.mp4"]
+    events = EventAccumulator(str(tmp_path / "run/tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss/q")] == [10, 20, 30, 40]
 
 
 def test_no_training_environment_is_stepped_or_even_begun(data, monkeypatch):

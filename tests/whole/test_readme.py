@@ -1,12 +1,15 @@
 """What the README shows runs as it stands there."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from runner.config.arguments import parse_arguments
+from runner.config.check import check
 from tests.whole.children import fork
 from tests.whole.runs import compose
 
@@ -60,6 +63,25 @@ def test_any_environment_of_gymnasium_with_discrete_actions_can_be_named(tmp_pat
     few = ("total_frames=1200", "source.warmup=200", "evaluation.episodes=1", "evaluation.final_episodes=1")
     child = fork(compose(*typed.split(), *few), tmp_path / "run")
     assert child.wait() == 0, child.output()
+
+
+def test_what_one_run_records_others_learn_from(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    record, *learn = [shlex.split(line.removeprefix("scripts/run"), comments=True)
+                      for line in block_after("offline", "bash").splitlines()]  # fmt: skip
+    few = ("logger=csv", "evaluation.final_episodes=1", "evaluation.episodes=1")
+    *record, folder = record
+    assert folder == "hydra.run.dir=outputs/medium"
+    assert record[0] == "total_frames=8000"
+    config = check(parse_arguments([*record, *few, "total_frames=1200"])).config
+    child = fork(config, tmp_path / "outputs/medium")
+    assert child.wait() == 0, child.output()
+    assert len(learn) == 3
+    for number, typed in enumerate(learn):
+        config = check(parse_arguments([*typed, *few, "stop_after.updates=60", "evaluation.every.updates=30"])).config
+        child = fork(config, tmp_path / str(number))
+        assert child.wait() == 0, child.output()
+        assert "60 updates in" in child.output()
 
 
 @pytest.fixture
