@@ -48,7 +48,7 @@ class ModelRollouts(TrainerHookBase):
     ) -> None:
         sources = getattr(source, "sources", {})
         if not {"real", "model"} <= sources.keys():
-            raise ConfigError("model_rollouts: needs a mixture of sources called real and model, as source=dyna is")
+            raise ConfigError("model_rollouts: needs a mixture of sources called real and model")
         self.dynamics, self.policy, self.warmup = dynamics, policy, source.warmup
         self.real, self.model = sources["real"], sources["model"]
         self.interval, self.updates, self.starts, self.steps = Interval(every), updates, starts, steps
