@@ -67,6 +67,15 @@ def test_emptied_of_hooks_it_ends_with_the_same_bits_and_another_seed_differs(da
     assert differences(one, weights(train({**config, "seed": 1}))) != []
 
 
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_recorded_updates_are_those_of_autograd_to_the_bit(data, algo):
+    settings = f"algo={algo}", "stop_after.updates=50", "source.n_step=2"
+    one, other = (train(compose_offline(data, *settings, f"compile={compile}")) for compile in ("none", "trace"))
+    assert differences(weights(one), weights(other)) == []
+    (recorders,) = other.trainer.learner._recorders.values()
+    assert len(recorders[0]._programs) == 1
+
+
 def test_hooks_that_look_at_collected_batches_take_empty_ones(data):
     every_hook = "hooks=[default,log_scalar,log_timing,early_stopping,count_frames,clear_cuda_cache,record_tensordict]"
     experiment = train(compose_offline(data, every_hook, "hooks.log_reward.every.updates=1", "stop_after.updates=30"))
