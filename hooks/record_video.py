@@ -10,7 +10,7 @@ from tensordict import TensorDictBase
 
 from runner.hook import Hook
 from runner.seeding import Streams, env_seed, unchanged_globals
-from runner.spec import Abandoned, ConfigError, EnvFault
+from runner.spec import Abandoned, ConfigError
 from runner.types import Every, Factory, PositiveInt
 
 log = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class RecordVideo(Hook):
         except Abandoned:
             recorder.abandon()
             raise
-        except (EnvFault, OSError, ValueError, RuntimeError) as error:
+        except Exception as error:  # whatever the environment, its renderer or the encoder raises: it is only a video
             recorder.abandon()
             log.warning("no video at %s; training goes on: %s", self.progress.place_in_words, _line(error))
         else:

@@ -19,7 +19,7 @@ from runner.collectors.in_process import InProcessCollector
 from runner.collectors.synchronous import SyncCollector
 from runner.data.memmap import MemMapStorage
 from runner.data.mixture import Mixture
-from runner.data.replay import KEYS, Replay
+from runner.data.replay import KEYS, MASKS, Replay
 from runner.data.samplers import SamplerName, check_options, make_sampler
 from runner.data.storage import TensorStorage
 from runner.distributions import Distribution
@@ -96,6 +96,7 @@ def make_replay_buffer(
     beta_end: Fraction | None = None,
     beta_env_steps: PositiveFloat | None = None,
     slice_length: PositiveInt | None = None,
+    is_fixed: bool = False,
     progress: Progress | None = None,
     total_env_steps: int = 0,
 ) -> Replay:
@@ -108,6 +109,7 @@ def make_replay_buffer(
         sampler: what is drawn; ``prioritized`` alone has ``alpha`` (0.7) and ``beta`` (0.5), ``slices`` alone has
             ``slice_length``.
         beta_end, beta_env_steps: where ``beta`` goes (1) in so many env steps (those of the whole run).
+        is_fixed: in a mixture, collected batches do not go in.
         total_env_steps: of the whole run; 0 leaves ``beta`` as it is.
     """
     if storage == "memmap" and device != "cpu":
@@ -117,14 +119,14 @@ def make_replay_buffer(
     check_options(sampler, options, batch_size)
     keys = (*KEYS, NEXT_DONE)
     rows = (
-        MemMapStorage(capacity, keys, run, optional=[TRAJ_IDS])
+        MemMapStorage(capacity, keys, run, optional=[TRAJ_IDS, *MASKS])
         if storage == "memmap"
-        else TensorStorage(capacity, keys, device, optional=[TRAJ_IDS])
+        else TensorStorage(capacity, keys, device, optional=[TRAJ_IDS, *MASKS])
     )
     options["alpha"] = 0.7 if alpha is None else alpha
     start, end, duration = 0.5 if beta is None else beta, 1.0 if beta_end is None else beta_end, beta_env_steps
     beta_now = partial(_linear_in, progress or Progress(), start, end, duration or total_env_steps)
-    return Replay(
+    replay = Replay(
         rows,
         make_sampler(sampler, rows, generator or torch.Generator(), options, beta_now),
         batch_size=batch_size,
@@ -133,6 +135,8 @@ def make_replay_buffer(
         n_step=n_step,
         gamma=gamma,
     )
+    replay.is_fixed = is_fixed
+    return replay
 
 
 def _linear_in(progress: Progress, start: float, end: float, env_steps: float) -> float:

@@ -31,7 +31,8 @@ class Evaluation:
     """Plays each episode from its own fixed seed, all of them side by side.
 
     Args:
-        make: makes the environment of that number, whose ``step`` returns no info.
+        make: makes the environment of that number, whose ``step`` returns no info, and which has a ``mask()`` where its
+            spec says so.
         policy: copied, with its current weights, at every evaluation.
         seed_of: seed of an episode of a stream: ``"evaluation"`` during training, ``"final_evaluation"`` after it.
         every: how often during training.
@@ -91,7 +92,8 @@ def play(
     while goes_on() and running:
         if should_stop():
             raise Abandoned("the evaluation was given up")
-        remembered, mask = memory[running], None
+        remembered = memory[running]
+        mask = np.stack([envs[index].mask() for index in running]) if policy.spec.has_action_mask else None
         actions = policy.greedy(observation[running], remembered, mask)
         memory[running] = remembered
         still_running = []

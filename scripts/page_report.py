@@ -62,8 +62,6 @@ NAMES = {
 }
 """Every name of the page, and of the hooks it has got since, with the keys by which it is reached."""
 
-LATER_LOSS = "not yet: of a loss that is later work"
-
 KEYWORDS = {
     "OnPolicyCollectorConfig": {
         "collector_device": "device; worker processes act on the CPU",
@@ -93,17 +91,31 @@ KEYWORDS = {
         "loss_function": "make_dqn_loss(loss_function)",
         "value_network_update_interval": "make_target_updater(value_network_update_interval)",
         "gamma": "make_dqn_loss(gamma)",
-        "num_q_values": LATER_LOSS,
-        "target_entropy": LATER_LOSS,
+        "num_q_values": "make_stochastic_policy_and_values(members)",
+        "target_entropy": "SACLoss(target_entropy)",
     },
-    "A2CLossConfig": dict.fromkeys(("gamma", "entropy_coeff", "critic_coeff", "critic_loss_function"), LATER_LOSS),
-    "PPOLossConfig": dict.fromkeys(
-        (
-            "loss gamma lmbda entropy_bonus entropy_coeff samples_mc_entropy loss_function critic_coeff clip_epsilon "
-            "dtarg beta increment decrement samples_mc_kl"
-        ).split(),
-        LATER_LOSS,
-    ),
+    "A2CLossConfig": {
+        "gamma": "A2CLoss(gamma)",
+        "entropy_coeff": "A2CLoss(entropy_coeff)",
+        "critic_coeff": "A2CLoss(critic_coeff)",
+        "critic_loss_function": "A2CLoss(value_loss)",
+    },
+    "PPOLossConfig": {
+        "loss": "PPOLoss(kind)",
+        "gamma": "PPOLoss(gamma)",
+        "lmbda": "GAE(lmbda)",
+        "entropy_bonus": "PPOLoss(entropy_coeff)",
+        "entropy_coeff": "PPOLoss(entropy_coeff)",
+        "samples_mc_entropy": "nothing: entropies are exact",
+        "loss_function": "PPOLoss(value_loss)",
+        "critic_coeff": "PPOLoss(critic_coeff)",
+        "clip_epsilon": "PPOLoss(clip_epsilon)",
+        "dtarg": "AdaptiveKL(dtarg)",
+        "beta": "PPOLoss(beta)",
+        "increment": "AdaptiveKL(increment)",
+        "decrement": "AdaptiveKL(decrement)",
+        "samples_mc_kl": "nothing: divergences are exact",
+    },
     "LoggerConfig": {
         "logger": "get_logger(logger_type)",
         "record_video": "hooks=[default,record_video]",
@@ -187,7 +199,7 @@ def find_places(root: Path) -> dict[str, str]:
 def find_parameters(root: Path) -> dict[str, set[str]]:
     """What each function and class of the program can be given by name."""
     found: dict[str, set[str]] = {}
-    for path in sorted(root.glob("runner/**/*.py")):
+    for path in sorted([*root.glob("runner/**/*.py"), *root.glob("hooks/*.py")]):
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef):
                 found.setdefault(node.name, _parameters(node))

@@ -6,9 +6,11 @@ import os
 import struct
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any, Protocol, cast
 
 import torch
@@ -138,12 +140,25 @@ def _torchsnapshot() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import torchsnapshot
+        import torchsnapshot.pg_wrapper
     return torchsnapshot
 
 
 def _take(folder: Path, rows: Tensors) -> None:
     torchsnapshot = _torchsnapshot()
-    torchsnapshot.Snapshot.take(str(folder), {"state": torchsnapshot.StateDict(**rows)})
+    with _alone(torchsnapshot.pg_wrapper):
+        torchsnapshot.Snapshot.take(str(folder), {"state": torchsnapshot.StateDict(**rows)})
+
+
+@contextmanager
+def _alone(module: Any) -> Iterator[None]:
+    """Let torchsnapshot not know that this process is one of several: it would wait for the others to take part."""
+    known = module.dist
+    module.dist = SimpleNamespace(is_initialized=lambda: False)
+    try:
+        yield
+    finally:
+        module.dist = known
 
 
 def _away_from_event_loops(work: Callable[[], None]) -> None:

@@ -2,13 +2,12 @@
 
 import logging
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,6 +18,7 @@ from runner.checkpoint.best import Best, BestCheckpoint
 from runner.checkpoint.content import Content, Copies, read, take, versions, write
 from runner.checkpoint.durable import make_folder, sync, sync_tree
 from runner.checkpoint.manifest import MANIFEST, DamagedError, describe, read_manifest, verify, write_manifest
+from runner.checkpoint.names import NAME, TEMPORARY, Age, age_of, is_alive, remove
 from runner.hook import Interval
 from runner.spec import CheckpointError, Deferred, Progress, StateDict, place_of
 from runner.text import legible
@@ -28,9 +28,6 @@ logger = logging.getLogger(__name__)
 
 MAX_COPIED_BYTES = 2**30
 """A larger state is not copied, for which there may be no memory: the run waits until it is written."""
-
-_NAME = re.compile(r"step-(0|[1-9]\d{0,18})(?:\.r([1-9]\d{0,5}))?", re.ASCII)
-_TEMPORARY = re.compile(r"step-.*\.tmp-(\d+)-[0-9a-f]+", re.ASCII)
 
 
 class CheckpointStore:
@@ -44,6 +41,9 @@ class CheckpointStore:
         keep_best: how many stay besides: those with the best values of ``best_metric``, each saved when it was logged.
         best_metric, best_mode: what is compared, and whether ``max`` or ``min`` is best.
     """
+
+    world_size = 1
+    """Of how many processes a checkpoint holds the state."""
 
     def __init__(
         self,
@@ -65,7 +65,7 @@ class CheckpointStore:
         self._interval = Interval({**every}) if every else None
         self._verified: set[str] = set()
         self._refused: set[str] = set()
-        self._ages: dict[str, _Age] = {}
+        self._ages: dict[str, Age] = {}
         self._sequence = 0
         self._copies = Copies()
         self._background: Background[Path] = Background()
@@ -104,9 +104,9 @@ class CheckpointStore:
         """The checkpoints there are, good or not, newest first; those with an unreadable manifest before all others."""
         return [folder for _, folder in self._by_age()]
 
-    def _by_age(self, known: Mapping[str, "_Age"] | None = None) -> list[tuple["_Age", Path]]:
-        found = (self.folder / name for name in self._names() if _NAME.fullmatch(name))
-        return sorted((((known or {}).get(folder.name) or _age(folder), folder) for folder in found), reverse=True)
+    def _by_age(self, known: Mapping[str, "Age"] | None = None) -> list[tuple["Age", Path]]:
+        found = (self.folder / name for name in self._names() if NAME.fullmatch(name))
+        return sorted((((known or {}).get(folder.name) or age_of(folder), folder) for folder in found), reverse=True)
 
     def _names(self) -> list[str]:
         """What is in the folder of the checkpoints; only one that was never made is the same as an empty one."""
@@ -142,7 +142,7 @@ class CheckpointStore:
         content = self._take(state, counters, extra)
         is_copied = content.nbytes <= MAX_COPIED_BYTES
         copy = self._copies.copy(content) if is_copied else content
-        self._background.start(lambda: self._write_or_warn(copy))
+        self._background.start(lambda: self._warning(lambda: self._write(copy)))
         if not is_copied:
             self.finish()
 
@@ -177,17 +177,13 @@ class CheckpointStore:
         self.rejected = [
             f"{self.folder / legible(name)} is not used: a checkpoint is called step-<env steps>"
             for name in sorted(self._names())
-            if not _NAME.fullmatch(name) and not _TEMPORARY.fullmatch(name)
+            if not NAME.fullmatch(name) and not TEMPORARY.fullmatch(name)
         ]
         for line in self.rejected:
             logger.warning("%s", line)
         for age, folder in [one for one in self._by_age() if take in (None, one[1].name)]:
             try:
-                manifest = verify(folder)
-                if age.is_unreadable:  # then it is here out of turn, and may be the oldest
-                    raise DamagedError(MANIFEST, "could not be read at first")
-                state = read(folder, manifest, into or {})
-                accept(state)
+                state, manifest = self._load_one(age, folder, into or {}, accept)
             except (DamagedError, CheckpointError) as damage:
                 self._refused.add(folder.name)
                 self.rejected.append(f"checkpoint {folder} is not used: {damage}")
@@ -202,36 +198,50 @@ class CheckpointStore:
         tried = "; ".join(self.rejected) or "there is none"
         raise CheckpointError(f"no usable checkpoint in {self.folder}: {tried}")
 
+    def _load_one(
+        self, age: Age, folder: Path, into: Mapping[str, Tensor], accept: Callable[[dict[str, Any]], Any]
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        manifest = verify(folder)
+        if age.is_unreadable:  # then it is here out of turn, and may be the oldest
+            raise DamagedError(MANIFEST, "could not be read at first")
+        found = manifest.get("world_size", 1)
+        if found != self.world_size:
+            raise DamagedError(MANIFEST, f"it was made by {found!r:.20} processes, and here are {self.world_size}")
+        state = self._read(folder, manifest, into)
+        accept(state)
+        return state, manifest
+
+    def _read(self, folder: Path, manifest: dict[str, Any], into: Mapping[str, Tensor]) -> dict[str, Any]:
+        return read(folder, manifest, into)
+
     def remove_stale(self) -> None:
         """Remove what killed processes left half-written; this process has nothing under way when it calls this."""
         for name in self._names():
-            match = _TEMPORARY.fullmatch(name)
-            if match and (int(match[1]) == os.getpid() or not _is_alive(int(match[1]))):
-                _remove(self.folder / name)
+            match = TEMPORARY.fullmatch(name)
+            if match and (int(match[1]) == os.getpid() or not is_alive(int(match[1]))):
+                remove(self.folder / name)
 
     def _take(self, state: Mapping[str, Any], counters: Mapping[str, Any], extra: Mapping[str, Any] | None) -> Content:
         more = {**(extra or {}), **self.best.evaluated_at(place_of(counters))}
         own = {"backend": self.backend, "git": self._git, "counters": dict(counters), "extra": more}
         return take(state, own)
 
-    def _write_or_warn(self, content: Content) -> Path:
+    def _warning(self, save: Callable[[], Path]) -> Path:
         try:
-            return self._write(content)
+            return save()
         except CheckpointError as error:
             logger.warning("%s; the run goes on, and tries again when the next checkpoint is due", error)
             raise
 
     def _write(self, content: Content) -> Path:
-        name = f"step-{place_of(content.fields['counters'])}"
-        temporary = self.folder / f"{name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+        temporary = self.folder / self._temporary_name(content)
         try:
             self.remove_stale()
             make_folder(self.folder)
             temporary.mkdir()
             written = write(temporary, content, self.backend)
-            marks = {one.name: one.mark for one in written.deferred if one.name}
-            more = {**content.fields["extra"], **({"marks": marks} if marks else {})}
-            fields = {**content.fields, "files": describe(temporary, written.digests), "extra": more}
+            fields = {**content.fields, "files": describe(temporary, written.digests)}
+            fields["extra"] = {**fields["extra"], **self._marks_of(written.deferred)}
             folder = self._publish(temporary, fields, written.deferred)
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
@@ -256,18 +266,28 @@ class CheckpointStore:
         sync(self.folder)
         self._verified.add(final.name)
         self._refused.discard(final.name)
-        self._ages[final.name] = _age(final, fields["sequence"])
+        self._ages[final.name] = age_of(final, fields["sequence"])
         unreadable_last = sorted(existing, key=lambda one: one[0].is_unreadable)
         self._prune([folder for _, folder in unreadable_last])
         self._tell_published(deferred)
         return final
 
+    def _mark_name(self, deferred: Deferred) -> str:
+        return deferred.name
+
+    def _temporary_name(self, content: Content) -> str:
+        return f"step-{place_of(content.fields['counters'])}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
+
+    def _marks_of(self, deferred: list[Deferred]) -> dict[str, dict[str, int]]:
+        marks = {self._mark_name(one): one.mark for one in deferred if one.name}
+        return {"marks": marks} if marks else {}
+
     def _tell_published(self, deferred: list[Deferred]) -> None:
         """Tell those who keep what checkpoints refer to which parts the ones that are left need."""
         manifests = [manifest for _, manifest in self._manifests()] if any(one.name for one in deferred) else []
-        is_known = len(manifests) == sum(_NAME.fullmatch(name) is not None for name in self._names())
+        is_known = len(manifests) == sum(NAME.fullmatch(name) is not None for name in self._names())
         for one in deferred:
-            found = [_marks(manifest).get(one.name) for manifest in manifests]
+            found = [_marks(manifest).get(self._mark_name(one)) for manifest in manifests]
             marks = sorted(mark for mark in found if type(mark) is int)
             if one.name and is_known and len(marks) == len(found):
                 one.published(marks)
@@ -300,7 +320,7 @@ class CheckpointStore:
                 # Renamed first, so that a kill halfway leaves no half-deleted checkpoint.
                 doomed = folder.with_name(f"{folder.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}")
                 os.rename(folder, doomed)
-                _remove(doomed)
+                remove(doomed)
             else:
                 good += self._is_good(folder)
 
@@ -318,42 +338,6 @@ class CheckpointStore:
             return False
         self._verified.add(folder.name)
         return True
-
-
-class _Age(NamedTuple):
-    """A checkpoint's place in time; steps do not tell, where a second run was started in the same folder."""
-
-    is_unreadable: bool
-    sequence: int
-    step: int
-    repeat: int
-
-
-def _remove(path: Path) -> None:
-    """Remove a folder, or whatever lies in its place; ``rmtree`` would wait for ever for a pipe."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _age(folder: Path, sequence: int | None = None) -> _Age:
-    step, repeat = _NAME.fullmatch(folder.name).groups("0")  # type: ignore[union-attr]
-    try:
-        found = read_manifest(folder)["sequence"] if sequence is None else sequence
-        return _Age(False, int(found), int(step), int(repeat))
-    except (DamagedError, OSError):
-        return _Age(True, 0, int(step), int(repeat))
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:
-        return True
-    return True
 
 
 def _warn_of_differences(folder: Path, manifest: dict[str, Any]) -> None:

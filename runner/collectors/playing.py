@@ -15,6 +15,7 @@ class VectorEnvironment(Protocol):
     spec: EnvSpec
     num_envs: int
     observation: np.ndarray
+    mask: np.ndarray
     resume_mode: str
 
     def complete(self) -> None: ...
@@ -50,9 +51,11 @@ class VectorEnvironment(Protocol):
 
 def play(environment: VectorEnvironment, policy: Actor, arrays: Arrays, planned: Planned, memory: np.ndarray) -> None:
     """Fill ``arrays``; ``memory`` ``[N, ...]`` is what the policy remembers of each episode, and is moved on."""
-    act = policy.begin(arrays, planned, memory)
+    act, has_mask = policy.begin(arrays, planned, memory), environment.mask.size > 0
     for t in range(len(arrays.reward)):
         arrays.observation[t] = environment.observation
+        if has_mask:
+            arrays.action_mask[t] = environment.mask
         environment.step(act(environment.observation, t), arrays, t)
     act.finish()
     np.logical_or(arrays.terminated, arrays.truncated, out=arrays.done)

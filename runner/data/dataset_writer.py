@@ -36,13 +36,18 @@ class _Column:
 
     def __init__(self, path: Path, field: Field, is_new: bool) -> None:
         self.field = field
+        self._dtype, self._shape = DTYPES[field.dtype], torch.Size(field.shape)
         self._journal = Journal(path, is_new)
         self._pending = bytearray()
         self._written = 0
         self._hashed, self._sha256 = 0, hashlib.sha256()
 
-    def append(self, raw: bytes) -> None:
-        self._pending += raw
+    def fits(self, rows: Tensor) -> bool:
+        return rows.dtype is self._dtype and rows.shape[1:] == self._shape
+
+    def append(self, rows: Tensor) -> None:
+        is_known = self._dtype is not torch.bfloat16  # to numpy
+        self._pending += (rows if is_known else rows.contiguous().view(torch.int16)).numpy().tobytes()
         if len(self._pending) >= PENDING_BYTES:
             self.flush()
 
@@ -104,7 +109,7 @@ class DatasetWriter:
             ValueError: for rows that do not fit those before.
             HooklineError: where the disk takes no more.
         """
-        arrays = {key: tensor.detach().cpu().contiguous() for key, tensor in rows.items()}
+        arrays = {key: tensor.detach().cpu() for key, tensor in rows.items()}
         try:
             if not self._columns:
                 self._begin(arrays)
@@ -112,7 +117,7 @@ class DatasetWriter:
                 self._open()
             count = self._check(arrays)
             for key, array in arrays.items():
-                self._columns[key].append(array.view(torch.uint8).numpy().tobytes() if array.numel() else b"")
+                self._columns[key].append(array)
             self.rows += count
         except (JournalError, OSError) as error:
             raise HooklineError(f"{_NO_ROOM}: {error}") from error
@@ -145,10 +150,7 @@ class DatasetWriter:
 
     def _check(self, rows: Mapping[NestedKey, Tensor]) -> int:
         counts = {len(row) for row in rows.values()}
-        fits = rows.keys() == self._columns.keys() and all(
-            (str(row.dtype).removeprefix("torch."), tuple(row.shape[1:])) == (field.dtype, field.shape)
-            for row, field in ((row, self._columns[key].field) for key, row in rows.items())
-        )
+        fits = rows.keys() == self._columns.keys() and all(self._columns[key].fits(row) for key, row in rows.items())
         if not fits or len(counts) != 1:
             raise ValueError("these rows are not like the first ones of the dataset")
         return counts.pop()

@@ -10,8 +10,10 @@ from runner.data.windows import windows
 from runner.returns import n_step
 from runner.spec import (
     ACTION,
+    ACTION_MASK,
     IMPORTANCE_WEIGHT,
     IS_INIT,
+    NEXT_ACTION_MASK,
     NEXT_DONE,
     NEXT_OBSERVATION,
     NEXT_REWARD,
@@ -26,6 +28,8 @@ from runner.spec import (
 
 KEYS: tuple[NestedKey, ...] = (OBSERVATION, ACTION, NEXT_OBSERVATION, NEXT_REWARD, NEXT_TERMINATED)
 """What a sub-batch holds; stored is ``NEXT_DONE`` as well, where n-step windows end."""
+MASKS: tuple[NestedKey, ...] = (ACTION_MASK, NEXT_ACTION_MASK)
+"""What it holds besides, of environments that say which actions can be taken."""
 
 
 class Replay:
@@ -41,7 +45,12 @@ class Replay:
         warmup: env steps before the first update.
         n_step: rewards a sampled transition sums before it bootstraps.
         gamma: discount within those n steps.
+
+    Attributes:
+        is_fixed: in a mixture, collected batches do not go in.
     """
+
+    is_fixed = False
 
     def __init__(
         self,
@@ -98,7 +107,8 @@ class Replay:
     def _make_sub_batch(self) -> TensorDict:
         device, length = self.storage.device, self.sampler.length
         flat = self.storage.flat
-        self._transition = {key: flat[key].new_empty((self.batch_size, *flat[key].shape[1:])) for key in KEYS}
+        keys = [*KEYS, *(key for key in MASKS if key in flat)]
+        self._transition = {key: flat[key].new_empty((self.batch_size, *flat[key].shape[1:])) for key in keys}
         self._rows = dict(self._transition)
         if self.sampler.weight is not None:
             self._rows[IMPORTANCE_WEIGHT] = torch.empty(self.batch_size, device=device)
@@ -119,8 +129,9 @@ class Replay:
     def _gather_n_step(self, indices: Tensor) -> None:
         flat, rows = self.storage.flat, self._rows
         window = n_step(flat[NEXT_REWARD], flat[NEXT_DONE], windows(self.storage, indices, self.n), self.n, self.gamma)
-        self._gather(indices, {key: rows[key] for key in (OBSERVATION, ACTION)})
-        self._gather(window.last, {key: rows[key] for key in (NEXT_OBSERVATION, NEXT_TERMINATED)})
+        first, last = (OBSERVATION, ACTION, ACTION_MASK), (NEXT_OBSERVATION, NEXT_TERMINATED, NEXT_ACTION_MASK)
+        self._gather(indices, {key: rows[key] for key in first if key in rows})
+        self._gather(window.last, {key: rows[key] for key in last if key in rows})
         rows[NEXT_REWARD].copy_(window.reward)
         rows[NEXT_STEPS].copy_(window.steps)
 

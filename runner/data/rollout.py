@@ -8,6 +8,7 @@ from tensordict.utils import NestedKey
 from torch import Tensor
 
 from runner.spec import (
+    NEXT_ACTION_MASK,
     NEXT_EPISODE_LENGTH,
     NEXT_EPISODE_RETURN,
     NEXT_OBSERVATION,
@@ -16,7 +17,9 @@ from runner.spec import (
 )
 from runner.types import NonNegativeInt, PositiveInt
 
-LEFT_OUT: tuple[NestedKey, ...] = (NEXT_EPISODE_LENGTH, NEXT_EPISODE_RETURN, NEXT_OBSERVATION, TRAJ_IDS)
+LEFT_OUT: tuple[NestedKey, ...] = (
+    *(NEXT_ACTION_MASK, NEXT_EPISODE_LENGTH, NEXT_EPISODE_RETURN, NEXT_OBSERVATION, TRAJ_IDS),
+)
 """What no loss asks for, once advantages are known."""
 
 

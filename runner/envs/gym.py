@@ -20,6 +20,7 @@ from gymnasium.wrappers import (
     TimeLimit,
 )
 
+from runner.envs.masks import mask_function
 from runner.envs.tasks import SampledTask
 from runner.envs.transforms import FrameSkip, LifeLoss
 from runner.spec import ConfigError, EnvSpec
@@ -152,7 +153,7 @@ def _make_by_id(id: str, kwargs: Mapping[str, Any], max_episode_steps: int | Non
 
 
 def describe(env: gymnasium.Env, id: str, frame_skip: int) -> EnvSpec:
-    """Read an environment's spec off its spaces."""
+    """Read an environment's spec off its spaces, and off whether it says which actions can be taken."""
     observation, action = env.observation_space, env.action_space
     assert isinstance(observation, spaces.Box)
     dtype = np.dtype(np.float32) if np.issubdtype(observation.dtype, np.floating) else observation.dtype
@@ -164,6 +165,7 @@ def describe(env: gymnasium.Env, id: str, frame_skip: int) -> EnvSpec:
         "frame_skip": frame_skip,
         "max_episode_steps": env.spec.max_episode_steps if env.spec else None,
         "reward_threshold": env.spec.reward_threshold if env.spec else None,
+        "has_action_mask": mask_function(env) is not None,
     }
     if isinstance(action, spaces.Discrete) and action.start == 0:
         return EnvSpec(action_shape=(), action_dtype=np.dtype(np.int64), num_actions=int(action.n), **common)

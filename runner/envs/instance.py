@@ -10,6 +10,7 @@ import numpy as np
 from runner.envs.checks import FAULTS, Checker, described, late
 from runner.envs.guard import Guard
 from runner.envs.gym import wrappers_of
+from runner.envs.masks import METHOD, checked_mask, mask_function
 from runner.envs.transforms import LifeLoss
 from runner.spec import ConfigError, EnvFault, EnvSpec
 
@@ -68,6 +69,7 @@ class Instance:
             env = self._make()
             self.spec = self._describe(env)
             self._env_step = env.step
+            self._action_masks = mask_function(env)
             self._life = next((one for one in wrappers_of(env) if isinstance(one, LifeLoss)), None)
         finally:
             self._watch.inside, self._doing = None, "step"
@@ -125,6 +127,17 @@ class Instance:
             self._watch.inside, self._doing = None, "step"
         self.length += 1
         return observation, reward, terminated, truncated
+
+    def try_mask(self, is_over: bool = False) -> np.ndarray:
+        """Which actions can be taken now, ``[A]``; raises ``EnvFault``."""
+        assert self._action_masks is not None
+        self._enter(METHOD)
+        try:
+            return checked_mask(self._action_masks(), self.spec.num_actions or 0, is_over)
+        except FAULTS as error:
+            raise self.fault(METHOD, error) from error
+        finally:
+            self._watch.inside, self._doing = None, "step"
 
     def follow(self, actions: Iterable[Any]) -> Any:
         """Take steps whose outcomes are known to be good; the last observation, if any; raises ``EnvFault``.

@@ -75,12 +75,16 @@ def _with_time_limits(env: gymnasium.Env, get: Callable[[], Any], put: Callable[
 class Playable(Protocol):
     """One environment; see ``runner.envs.instance.Instance``."""
 
+    spec: EnvSpec
+
     @property
     def env(self) -> gymnasium.Env: ...
 
     def try_reset(self, seed: int) -> np.ndarray: ...
 
     def try_step(self, action: Any) -> tuple[Any, Any, Any, Any]: ...
+
+    def try_mask(self) -> np.ndarray: ...
 
 
 def probe(one: Playable, spec: EnvSpec) -> str:
@@ -125,7 +129,10 @@ def _is_plain(value: Any) -> bool:
 
 
 def _random_actions(spec: EnvSpec) -> list[Any]:
+    """Actions or, where not all can be taken, numbers for all of them: the largest of one that can be decides."""
     generator = np.random.default_rng(0)
+    if spec.has_action_mask:
+        return list(generator.random((PROBE_STEPS, spec.num_actions or 0)))
     if spec.num_actions is not None:
         return generator.integers(spec.num_actions, size=PROBE_STEPS).tolist()
     low, high = (np.clip(bound, spec.action_low, spec.action_high) for bound in (-1, 1))
@@ -140,6 +147,8 @@ def _play(one: Playable, actions: list[Any]) -> list[tuple[Any, ...]]:
 def _follow(one: Playable, actions: list[Any]) -> list[tuple[Any, ...]]:
     steps: list[tuple[Any, ...]] = []
     for action in actions:
+        if one.spec.has_action_mask:
+            action = int(np.where(one.try_mask(), action, -1).argmax())
         observation, reward, terminated, truncated = one.try_step(action)
         steps.append((np.array(observation), reward, terminated, truncated))
         if terminated or truncated:

@@ -58,6 +58,7 @@ class Single(Instance):
         self.snapshot: Any = None
         self.row = np.zeros(self.spec.observation_shape, self.spec.observation_dtype)
         self._mode, self._is_kept, self._is_known_long = "none", False, False
+        self._is_cut, self._last_mask = False, np.ones(self.spec.num_actions or 0, np.bool_)
         self._shape: tuple[int, ...] = self.spec.observation_shape
         self._dtype: np.dtype | None = None
         self._total, self._is_small = self.checker.total, self.checker.is_small
@@ -123,8 +124,28 @@ class Single(Instance):
                     return outcome
             self.guard.cut(self.place())
             self.renew()
+        self._is_cut = True
         self.length += 1
         return self.row.copy(), 0.0, False, True
+
+    def mask(self, is_over: bool = False) -> np.ndarray:
+        """Which actions can be taken now, ``[A]``; an environment that fails is made anew and asked again.
+
+        Args:
+            is_over: the episode has ended, and no other has begun.
+        """
+        if self._is_cut:  # the observation is the one before once more
+            return self._last_mask
+        try:
+            self._last_mask = self.try_mask(is_over)
+        except EnvFault as fault:
+            if self.tape is None:
+                raise
+            self.guard.allow_restart(fault, fault.__cause__)
+            with unchanged_globals():
+                self._play_again()
+                self._last_mask = self.try_mask(is_over)
+        return self._last_mask
 
     def _play_again(self) -> None:
         """Bring a fresh instance to where the episode was."""
@@ -185,7 +206,7 @@ class Single(Instance):
         return self._begin(may_move_on=True)
 
     def _begin(self, may_move_on: bool) -> np.ndarray:
-        self.total, self.snapshot = 0.0, None
+        self.total, self.snapshot, self._is_cut = 0.0, None, False
         self.tape = [] if self._is_kept else None
         self.row[...] = self._first_observation(may_move_on)
         if self._is_kept and self._mode == "snapshot":

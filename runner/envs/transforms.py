@@ -265,6 +265,35 @@ def _lives_of(env: gymnasium.Env) -> int | None:
     return None if count is None else int(count() if callable(count) else count)
 
 
+class InfoActionMask(gymnasium.Wrapper):
+    """Says by ``action_masks`` what the environment says in ``info["action_mask"]``, as gymnasium's Taxi does.
+
+    Args:
+        key: of ``info``.
+    """
+
+    def __init__(self, env: gymnasium.Env, key: str = "action_mask") -> None:
+        super().__init__(env)
+        self.key = key
+        self._mask: Any = None
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Started:
+        return self._noted(self.env.reset(seed=seed, options=options))
+
+    def step(self, action: Any) -> Stepped:
+        return self._noted(self.env.step(action))
+
+    def _noted(self, answer: Any) -> Any:
+        if self.key not in answer[-1]:
+            raise ValueError(f"InfoActionMask: the environment's info has no {self.key!r}; it has {list(answer[-1])}")
+        self._mask = answer[-1][self.key]
+        return answer
+
+    def action_masks(self) -> Any:
+        """``[A]``, of the last step or reset."""
+        return self._mask
+
+
 def _check_action(env: gymnasium.Env, action: int, name: str, meaning: str) -> None:
     """Refuse an action that the environment lacks, or says to mean something else."""
     space = env.action_space

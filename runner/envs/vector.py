@@ -12,6 +12,7 @@ from gymnasium import spaces
 from runner.envs.checks import Bounds
 from runner.envs.guard import Guard, OnError
 from runner.envs.gym import DRAWN, describe, drawn_by, make_env
+from runner.envs.masks import Masks
 from runner.envs.restore import probe
 from runner.envs.rollout import random_observations
 from runner.envs.single import Mark, Single
@@ -41,13 +42,15 @@ class StepArrays(Protocol):
     truncated: np.ndarray
     episode_return: np.ndarray
     episode_length: np.ndarray
+    next_action_mask: np.ndarray
 
 
 class Environment:
     """``N`` gymnasium environments in step, each episode reset with a seed of its own, without autoreset of their own.
 
     ``observation`` is the current one of each, ``[N, ...]``: after an episode's end the first of the next episode,
-    while the last one of the ended episode is what :meth:`step` wrote as next observation.
+    while the last one of the ended episode is what :meth:`step` wrote as next observation. ``mask`` ``[N, A]`` is which
+    actions can be taken there; it is empty where the environments do not say.
 
     Args:
         make: makes any of them, or makes each its own.
@@ -92,6 +95,8 @@ class Environment:
         space = trial.env.observation_space
         is_bounded = isinstance(space, spaces.Box) and space.dtype.kind == "f" and bool(bounds := Bounds(space))
         self._bounds = bounds if is_bounded else None
+        self._masks = Masks(num_envs, self.spec)
+        self.mask = self._masks.now
         self._has_started, self._batches = False, 0
         self._left_behind: StateDict | None = None
         self._arrays: StepArrays | None = None
@@ -199,13 +204,14 @@ class Environment:
             for single in self._singles:
                 single.begin()
             self._has_started = True
+            self._masks.read(self._singles)
 
     def step(self, actions: list[Any], arrays: StepArrays, t: int) -> None:
         """Take one step in every environment and write the outcomes into row ``t`` of ``arrays``."""
         if arrays is not self._arrays:
             self._write_into(arrays)
         next_observations, rewards, terminations, truncations, returns, lengths = self._written
-        first, singles = t * self.num_envs, self._singles
+        first, singles, has_masks = t * self.num_envs, self._singles, self.spec.has_action_mask
         for index, action in enumerate(actions):  # zip takes 200 ns more
             single, at = singles[index], first + index
             observation, reward, terminated, truncated = single.step(action)
@@ -216,7 +222,11 @@ class Environment:
             returns[at] = single.total = single.total + reward
             lengths[at] = single.length
             if terminated or truncated:
+                if has_masks:
+                    self._masks.ended(index, single, arrays.next_action_mask[t])
                 single.begin_next()
+        if has_masks:
+            self._masks.stepped(singles, ~(arrays.terminated[t] | arrays.truncated[t]), arrays.next_action_mask[t])
 
     def _write_into(self, arrays: StepArrays) -> None:
         """Views of the arrays that are written to in a third of the time: one for each observation, flat ones else."""
@@ -343,6 +353,7 @@ class Environment:
                 single.total, single.length = state["returns"][index], state["lengths"][index]
             else:
                 single.begin()
+        self._masks.read(self._singles)
 
 
 def _maker(make: Makers, index: int) -> Callable[[], gymnasium.Env]:

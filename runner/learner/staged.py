@@ -54,10 +54,11 @@ def make_optimizations(
     """One optimization for each stage of ``loss``, in their order.
 
     Args:
-        options: by the name of a stage.
+        options: by the name of a stage; one that says nothing (all null) may be of a stage that there is not.
     """
     stages = stages_of(loss, list(networks))
-    unknown = [name for name in options or {} if name not in stages]
+    said = {name for name, own in (options or {}).items() if any(value is not None for value in own.values())}
+    unknown = sorted(said.difference(stages))
     if unknown:
         raise ValueError(
             f"learner.optimizations.{unknown[0]}: {type(loss).__name__} has no such optimization; "

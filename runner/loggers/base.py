@@ -145,6 +145,12 @@ def generate_exp_name(model_name: str, experiment_name: str) -> str:
     return "_".join([*words, time.strftime("%Y-%m-%d_%H-%M-%S"), secrets.token_hex(4)])
 
 
+def run_name(folder: Path) -> str:
+    """The folder's name; of a sweep's job, whose own says little, with the sweep's before it."""
+    is_job = folder.parent.name.endswith("-sweep")
+    return f"{folder.parent.name}/{folder.name}" if is_job else folder.name
+
+
 def as_mapping(parameters: Any) -> Mapping[str, Any]:
     """Of a dataclass, an object with attributes, or a mapping: a mapping."""
     if is_dataclass(parameters) and not isinstance(parameters, type):

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from runner.loggers.base import Histogram, Logger, file_name
+from runner.loggers.base import Histogram, Logger, file_name, run_name
 from runner.loggers.journal import JOURNAL, Journal, Row
 from runner.loggers.mlflow_client import FOLDER, MARK, flatten_parameters, is_run_id
 from runner.loggers.mlflow_database import address, default_address, without_password
@@ -162,7 +162,7 @@ class MLFlowLogger(Logger):
         self._has_begun = True
         if not self._is_resumed:
             self._clear()  # rows that an earlier run in this folder left behind
-        named = {"experiment": self._experiment, "name": _name(Path(self._run.path)), "tags": _tags(self._run)}
+        named = {"experiment": self._experiment, "name": run_name(Path(self._run.path)), "tags": _tags(self._run)}
         named["uri"] = without_password(self.uri)  # whoever sends this later can see where it was meant to go
         self._journal.add({"run": named, "known": self._clock.times})
         self._link.open(may_exist=self._is_resumed)
@@ -224,12 +224,6 @@ def _sync_command(folder: Path, uri: str) -> str:
     words = [f"sync={_shown(folder)}"]
     words += [f"logger.mlflow.tracking_uri={without_password(uri)}"] if uri != default_address() else []
     return f"{own_command()} {shlex.join(words)}"
-
-
-def _name(folder: Path) -> str:
-    """The folder's name; of a sweep's job, whose own says little, with the sweep's before it."""
-    is_job = folder.parent.name.endswith("-sweep")
-    return f"{folder.parent.name}/{folder.name}" if is_job else folder.name
 
 
 def _shown(path: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from runner.extras import need
-from runner.loggers.base import Histogram, Logger
+from runner.loggers.base import Histogram, Logger, run_name
 from runner.loggers.journal import Journal, Row
 from runner.loggers.wandb_sender import STORE, Opening, SenderThread
 from runner.spec import CLOCKS, Deferred, StateDict
@@ -55,7 +55,7 @@ class WandbLogger(Logger):
         self._journal = Journal(self.folder / JOURNAL)
         self._sender: SenderThread | None = None
         self._rows, self._next_write = 0, 0.0
-        self._is_resumed = self._is_closed = False
+        self._is_resumed = self._has_all = self._is_closed = False
 
     def take_row(self, row: Mapping[str, float]) -> None:
         try:
@@ -92,8 +92,8 @@ class WandbLogger(Logger):
                 self._journal.clear()  # of an earlier run in this folder
             except OSError as error:
                 self.warn_once("%s cannot be removed: %s", self._journal.path, error)
-        names = (self.id, self._project, self._entity, self.exp_name)
-        self._sender = SenderThread(Opening(self._journal.path, *names, self._offline, self._is_resumed))
+        names = (self.id, self._project, self._entity, run_name(self.folder))
+        self._sender = SenderThread(Opening(self._journal.path, *names, self._offline, self._has_all))
 
     def flush(self) -> None:
         """Hand what was logged to the thread; does not wait for it."""
@@ -138,9 +138,13 @@ class WandbLogger(Logger):
             self.id = state["id"]
         try:
             self._journal.cut(below=self._rows)
+            reason = f"{self._journal.path} has {self._journal.rows} of {self._rows} rows"
         except OSError as error:
-            logger.warning("rows of metrics that W&B did not get yet are lost: %s", error)
-            self._is_resumed = False
+            reason = str(error)
+        self._has_all = self._journal.rows == self._rows
+        if not self._has_all:
+            words = "%s: W&B's own files of before are kept, where rows may be missing, or be there twice"
+            logger.warning(words, reason)
 
 
 def _project_of(run: Any) -> str:

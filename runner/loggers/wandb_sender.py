@@ -23,7 +23,7 @@ class Opening:
     """Which journal goes to which run of which project.
 
     Args:
-        is_resumed: whether there may be files of this run from before; the journal has all that they have, and more.
+        has_all: whether the journal has all that W&B's files of this run from before have, which then go.
     """
 
     journal: Path
@@ -32,7 +32,7 @@ class Opening:
     entity: str | None
     name: str
     offline: bool
-    is_resumed: bool = False
+    has_all: bool = False
 
 
 class SenderThread:
@@ -88,7 +88,7 @@ class SenderThread:
         import wandb
 
         store, opening = self._opening.journal.parent, self._opening
-        if opening.is_resumed:
+        if opening.has_all:
             remove_earlier(store / STORE, opening.id)
         settings = wandb.Settings(
             mode=mode,

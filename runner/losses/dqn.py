@@ -8,10 +8,12 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 from torch.nn import functional as F
 
+from runner.distributions import masked
 from runner.returns import discounts
 from runner.spec import (
     ACTION,
     IMPORTANCE_WEIGHT,
+    NEXT_ACTION_MASK,
     NEXT_OBSERVATION,
     NEXT_REWARD,
     NEXT_STEPS,
@@ -29,8 +31,8 @@ class DQNLoss:
 
     Plain (Mnih et al. 2015): ``a'`` maximizes the target network. Double (van Hasselt et al. 2016, eq. 4): ``a'``
     maximizes the online network. One term, ``q``; reads observation, action and next (observation, reward, terminated,
-    steps) of a batch ``[B]``, and its importance weights if it has any; gives ``loss_q`` (mean over the batch, of what
-    is multiplied by the weights) and ``td_error`` ``[B]`` (absolute).
+    steps) of a batch ``[B]``, and its importance weights and which next actions can be taken if it has any; gives
+    ``loss_q`` (mean over the batch, of what is multiplied by the weights) and ``td_error`` ``[B]`` (absolute).
 
     Args:
         gamma: discount of one env step.
@@ -87,10 +89,16 @@ class DQNLoss:
     def _target(
         self, networks: Mapping[str, Callable[[Tensor], Tensor]], batch: TensorDictBase, gamma: float | Tensor
     ) -> Tensor:
-        following = batch.get(NEXT_OBSERVATION)
-        values = networks["q_target"](following)  # [B, A]
+        following, mask = batch.get(NEXT_OBSERVATION), batch.get(NEXT_ACTION_MASK, None)
+
+        def values_by(name: str) -> Tensor:
+            """``[B, A]``; of actions that cannot be taken, so little that none is the best."""
+            values = networks[name](following)
+            return values if mask is None else masked(values, mask)
+
+        values = values_by("q_target")
         if self.double:
-            best = networks["q"](following).argmax(-1, keepdim=True)
+            best = values_by("q").argmax(-1, keepdim=True)
             value = values.gather(-1, best).squeeze(-1)
         else:
             value = values.amax(-1)

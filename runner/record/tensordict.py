@@ -10,14 +10,18 @@ from torch import Tensor
 
 from runner.spec import (
     ACTION,
+    ACTION_LOG_PROB,
+    ACTION_MASK,
     IS_INIT,
     MASK,
+    NEXT_ACTION_MASK,
     NEXT_DONE,
     NEXT_OBSERVATION,
     NEXT_REWARD,
     NEXT_TERMINATED,
     NEXT_TRUNCATED,
     OBSERVATION,
+    POLICY_OUTPUT,
     TRAJ_IDS,
     ConfigError,
     StateDict,
@@ -28,7 +32,7 @@ TRANSITION: tuple[NestedKey, ...] = (
     OBSERVATION, ACTION, NEXT_OBSERVATION, NEXT_REWARD, NEXT_TERMINATED, NEXT_TRUNCATED, NEXT_DONE,
 )  # fmt: skip
 """What offline learning needs of an env step."""
-ALSO: tuple[NestedKey, ...] = ("action_log_prob", "policy_output", "action_mask", TRAJ_IDS)
+ALSO: tuple[NestedKey, ...] = (ACTION_LOG_PROB, POLICY_OUTPUT, ACTION_MASK, NEXT_ACTION_MASK, TRAJ_IDS)
 """What is kept besides where the batches have it."""
 
 
@@ -83,8 +87,8 @@ class TensorDictRecorder:
         self.writer.append(rows if valid is None else {key: row[valid] for key, row in rows.items()})
 
     def _begin(self, batch: TensorDictBase) -> None:
-        wanted = self.in_keys or (*TRANSITION, *(key for key in ALSO if batch.get(key, None) is not None))
         there = list(batch.keys(include_nested=True, leaves_only=True))
+        wanted = self.in_keys or (*TRANSITION, *(key for key in ALSO if key in there))
         lacking = [key for key in wanted if key not in there]
         if lacking:
             raise ConfigError(f"record_tensordict: the batch has no {lacking}; it has {there}")

@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from runner.checkpoint.store import CheckpointStore
+from runner.config.arguments import parse_arguments
+from runner.config.check import check
 from runner.spec import CheckpointError
 from tests.whole.children import ROOT, Child, fork, half_written, is_done, spawn
-from tests.whole.runs import SHORT, compose, differences, end_of, saves_of
+from tests.whole.runs import ANY, ON_POLICY, SHORT, compose, differences, end_of, saves_of
 
-CAMPAIGN = (
+ANYWHERE = (
     "env.num_envs=2", "checkpoint.every.env_steps=100", "log_every.env_steps=130",
-    "evaluation.every.env_steps=450", "target_updater=fixed", "target_updater.update_frequency=30",
+    "evaluation.every.env_steps=450",
     "--config-dir", str(ROOT / "tests" / "campaign" / "conf"), "hooks=[default,early_stopping,count_frames,drawn]",
-    "hooks.early_stopping.patience=100", "hooks.log_exploration.every.env_steps=210", "source.capacity=400",
+    "hooks.early_stopping.patience=100", "hooks.log_exploration.every.env_steps=210",
 )  # fmt: skip
 """All kinds of state at once, with intervals that do not come round together with the checkpoints'."""
+CAMPAIGN = (*ANYWHERE, "target_updater=fixed", "target_updater.update_frequency=30", "source.capacity=400")
+"""The same of runs that replay."""
 
 IN_A_SAVE = 0.45
 """So many of the kills wait for a save, the others come at any instant."""
@@ -39,17 +43,34 @@ class Kind(NamedTuple):
     device: str = "cpu"
 
     def overrides(self) -> list[str]:
-        settings = {
-            "checkpoint.backend": self.backend,
-            "source.storage": self.storage,
-            "seed": self.seed,
-            "total_frames": self.frames,
-            "device": self.device,
-        }
-        return [*CAMPAIGN, *(f"{key}={value}" for key, value in settings.items())]
+        return [*CAMPAIGN, f"source.storage={self.storage}", *self.settings()]
+
+    def settings(self) -> list[str]:
+        """Those of any run."""
+        varied = f"checkpoint.backend={self.backend}", f"seed={self.seed}", f"total_frames={self.frames}"
+        return [*varied, f"device={self.device}"]
+
+    def arguments(self) -> list[str]:
+        """All that is typed on the command line."""
+        return [*SHORT, *self.overrides()]
 
     def config(self) -> dict[str, Any]:
-        return _compose(*self.overrides())
+        return _checked(*self.arguments())
+
+
+class OnPolicy(Kind):
+    """Of batches that are gone through some times and then forgotten, so that ``storage`` is no choice."""
+
+    def overrides(self) -> list[str]:
+        return [*ANYWHERE, *self.settings()]
+
+    def arguments(self) -> list[str]:
+        return [*ANY, *ON_POLICY, *self.overrides()]
+
+
+@functools.cache
+def _checked(*arguments: str) -> dict[str, Any]:
+    return check(parse_arguments(arguments)).config
 
 
 _compose = functools.cache(compose)
@@ -75,7 +96,7 @@ class Chain:
 def begin(chain: Chain, folder: Path) -> Child:
     """Begin the run, or go on with it."""
     if chain.is_fresh:
-        return spawn([*SHORT, *chain.kind.overrides()], folder)
+        return spawn(chain.kind.arguments(), folder)
     return fork(chain.kind.config(), folder)
 
 

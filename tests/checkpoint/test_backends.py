@@ -7,6 +7,7 @@ import zipfile
 
 import pytest
 import torch
+import torchsnapshot
 
 from runner.checkpoint.backends import BACKENDS
 
@@ -119,3 +120,26 @@ def test_torchsnapshot_does_not_follow_an_index_that_was_changed(change, tmp_pat
     path.write_text(json.dumps(index))
     with pytest.raises(ValueError, match="index"):
         read(BACKENDS["torchsnapshot"], tmp_path, x=4)
+
+
+def test_what_is_written_by_either_backend_is_what_that_library_reads(tmp_path):
+    rows = {"packed": torch.arange(50, dtype=torch.uint8), "t1": torch.full((3000,), 7, dtype=torch.uint8)}
+    for name in ("torch", "torchsnapshot"):
+        (tmp_path / name).mkdir()
+        BACKENDS[name].write(tmp_path / name, rows)
+    found = torch.load(tmp_path / "torch" / "tensors.pt", weights_only=True)
+    state = torchsnapshot.StateDict(**{name: torch.zeros_like(row) for name, row in rows.items()})
+    torchsnapshot.Snapshot(str(tmp_path / "torchsnapshot")).restore({"state": state})
+    for name, row in rows.items():
+        assert torch.equal(found[name], row)
+        assert torch.equal(state[name], row)
+
+
+def test_torch_refuses_an_archive_whose_parts_are_of_other_sizes(tmp_path):
+    torch.save({"x": torch.zeros(100, dtype=torch.uint8)}, tmp_path / "plain.pt")
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(tmp_path / "tensors.pt", "w") as other:
+        for entry in plain.infolist():
+            raw = plain.read(entry)
+            other.writestr(entry.filename, raw[:50] if entry.filename.endswith("data/0") else raw)
+    with pytest.raises(ValueError, match="has 50 bytes instead of 100"):
+        read(BACKENDS["torch"], tmp_path, x=100)

@@ -83,7 +83,7 @@ MISTAKES = {
         "checkpoint.every = 9",
         "example checkpoint.every.env_steps=9",
     ),
-    "bad number of a unit": ("stop_after.updates=0", f'stop_after = {{"updates": 0}} ({LINE})', "and a number > 0"),
+    "bad number of a unit": ("stop_after.updates=0", f"stop_after.updates = 0 ({LINE})", "expected a number > 0"),
     "infinity": ("optimizer.lr=inf", f"optimizer.lr = Infinity ({LINE})", "expected a number > 0"),
     "not a number": ("scheduler.end=nan", f"scheduler.end = NaN ({LINE})", "expected a number >= 0"),
     "below the range": ("seed=-1", f"seed = -1 ({LINE})", "expected a whole number >= 0"),

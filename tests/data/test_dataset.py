@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from runner.data.dataset import Dataset, DatasetWriter
-from runner.data.dataset_header import DatasetError
+from runner.data.dataset_header import DTYPES, DatasetError
 from runner.spec import CheckpointError, Deferred, EnvSpec, HooklineError
 
 REWARD, DONE = ("next", "reward"), ("next", "done")
@@ -309,3 +309,16 @@ def test_a_folder_that_is_a_link_is_not_written_to(tmp_path):
     with pytest.raises(HooklineError, match="not a folder"):
         DatasetWriter(tmp_path / "d", SPEC).append(rows(0, 1))
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("name", DTYPES)
+def test_numbers_of_every_type_come_back_with_their_bits(tmp_path, name):
+    raw = torch.arange(240).to(torch.uint8) % (2 if name == "bool" else 255)
+    values = raw.view(DTYPES[name])[: 240 // DTYPES[name].itemsize // 3 * 3].view(-1, 3)
+    writer = DatasetWriter(tmp_path, SPEC)
+    writer.append({"x": values.t().contiguous().t()})  # in another order in memory
+    writer.append({"x": values[:0]})
+    writer.close()
+    found = Dataset(tmp_path).tensor("x")
+    assert found.dtype is DTYPES[name]
+    assert torch.equal(found.contiguous().view(torch.uint8), values.contiguous().view(torch.uint8))

@@ -73,4 +73,5 @@ def test_shared_layers_stay_shared():
     for seed in range(3):
         batch = advantages(seed)
         learner.step(learner.compute_losses(batch), batch)
-    assert networks["policy"].layers[0].weight is networks["value"].layers[0].weight
+    shared = set(networks["policy"].parameters()) & set(networks["value"].parameters())
+    assert len(shared) == 4  # weight and bias of two layers

@@ -212,6 +212,18 @@ def test_options_change_one_optimization_alone():
     assert [one.loss_weights for one in (critic, actor, alpha)] == [{"critic": 4.0}, {}, {}]
 
 
+def test_options_that_say_nothing_may_be_of_a_stage_that_this_loss_has_not():
+    networks, _ = sac()
+    loss = SACLoss(networks["policy"].distribution, GAMMA, None, learn_alpha=False)
+    learner = learner_of((networks, loss), optimizations={"alpha": {"every": None, "lr": None, "clip": None}})
+    before = networks["log_alpha"].log.item()
+    update(learner, transitions(32))
+    assert ([one.name for one in learner.optimizations()], networks["log_alpha"].log.item()) == (
+        ["critic", "actor"],
+        before,
+    )
+
+
 def test_a_delay_of_the_loss_gives_way_to_the_option():
     assert [one.every for one in learner_of(td3()).optimizations()] == [1, 2]
     assert [one.every for one in learner_of(td3(), optimizations={"actor": {"every": 1}}).optimizations()] == [1, 1]
@@ -220,7 +232,7 @@ def test_a_delay_of_the_loss_gives_way_to_the_option():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"optimizations": {"policy": {}}}, r"learner.optimizations.policy.*critic, actor, alpha"),
+        ({"optimizations": {"policy": {"lr": 1.0}}}, r"learner.optimizations.policy.*critic, actor, alpha"),
         ({"optimizations": {"actor": {"every": 1.5}}}, r"learner.optimizations.actor.every=1.5"),
         ({"loss_weights": {"q": 2.0}}, r"learner.loss_weights.q.*critic, actor, alpha"),
     ],

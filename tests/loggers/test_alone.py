@@ -89,7 +89,7 @@ def test_histograms_are_a_long_table_that_a_resumed_run_continues(tmp_path):
     logger = CSVLogger(run=tmp_path)
     logger.log_histogram("w", [0.0, 1.0, 1.0], step=5, bins=2)
     state = logger.state_dict()
-    logger.log_histogram("w", [9.0], step=6, bins=1)  # lost with the process
+    logger.log_histogram("w", [9.0], step=6, bins=3)  # lost with the process
     resumed = CSVLogger(run=tmp_path)
     resumed.load_state_dict(state)
     resumed.log_histogram("w", [0.0, 4.0], step=7, bins=1)
@@ -142,3 +142,19 @@ def test_mlflow_alone_has_scalars_videos_and_histograms(tmp_path, uri):
     local = client.download_artifacts(logger.run_id, found.path, str(tmp_path))
     with open(local) as file:
         assert json.load(file) == {"counts": [2], "edges": [0.0, 1.0], "total": 1.0, "total_of_squares": 1.0}
+
+
+@pytest.mark.usefixtures("in_thread")
+@pytest.mark.pins("Logger", excludes="there is no flush and no close, or not in every logger")
+@pytest.mark.parametrize("kind", LOGGERS)
+def test_every_logger_takes_everything_and_can_be_flushed_and_closed(tmp_path, uri, kind):
+    logger = get_logger(kind, tmp_path, "e", **({"tracking_uri": uri} if kind == "mlflow" else {}))
+    logger.log_hparams({"lr": 0.1})
+    logger.log_scalars({"x": 1.0}, step=1)
+    logger.log_histogram("h", [0.0, 1.0], step=1)
+    logger.log_video("v", np.zeros((2, 1, 3, 16, 16), np.uint8), step=1)
+    logger.flush()
+    state = {name: value for name, value in logger.state_dict().items() if name != "push"}
+    assert json.loads(json.dumps(state)) == state  # what a checkpoint can hold
+    logger.close()
+    logger.close("crashed")  # whoever closes again changes nothing

@@ -9,6 +9,7 @@ import pytest
 
 from runner.loggers import wandb_sender
 from runner.loggers.wandb import WandbLogger
+from runner.loggers.wandb_sender import remove_earlier
 from runner.spec import ConfigError
 from tests.loggers.parts import once, row, warnings_in
 from tests.loggers.readers import wandb_ids, wandb_rows
@@ -91,11 +92,11 @@ import json, os, pathlib, sys
 from runner.loggers.wandb import WandbLogger
 from tests.loggers.parts import row, wait_until
 logger = WandbLogger(run=sys.argv[1])
-for step in range(1, 7):
+for step in range(1, 1501):  # W&B writes 32 kB at a time
+    if step == 1401:
+        state = logger.state_dict()
+        state.pop("push").work()
     logger.log_row(row(step))
-state = logger.state_dict()
-state.pop("push").work()
-logger.log_row(row(7))
 logger.flush()
 wait_until(lambda: logger._sender._place == logger._journal.path.stat().st_size)
 print(json.dumps(state), flush=True)
@@ -110,11 +111,40 @@ def test_after_a_kill_every_row_is_there_once_in_a_run_of_the_same_id(tmp_path):
     state = json.loads(killed.stdout)
     resumed = WandbLogger(run=tmp_path)
     resumed.load_state_dict(state)
-    for step in range(7, 10):
+    for step in range(1401, 1503):
         resumed.log_row(row(step))
     resumed.close("done")
-    assert steps_of(tmp_path) == once(*range(1, 10))
+    assert steps_of(tmp_path) == once(*range(1, 1503))
     assert wandb_ids(tmp_path) == {state["id"]}
+
+
+def test_a_journal_that_somebody_removed_is_told_of_and_wandbs_own_files_are_kept(tmp_path, fake, caplog):
+    first = WandbLogger(run=tmp_path)
+    first.log_row(row(1))
+    state = saved(first)
+    first.close("preempted")
+    (tmp_path / "wandb-rows.jsonl").unlink()
+    resumed = WandbLogger(run=tmp_path)
+    resumed.load_state_dict(state)
+    resumed.log_row(row(2))
+    resumed.close("done")
+    assert [one._sender._opening.has_all for one in (first, resumed)] == [False, False]
+    assert [step for step, _ in fake.runs[1].rows] == [4]
+    (line,) = warnings_in(caplog)
+    assert line.startswith(f"{tmp_path}/wandb-rows.jsonl has 0 of 1 rows: W&B's own files of before are kept")
+
+
+def test_only_the_files_of_the_same_run_are_removed(tmp_path):
+    (tmp_path / "away").mkdir()
+    (tmp_path / "away/file").write_text("x")
+    store = tmp_path / "wandb"
+    for name in ("offline-run-1-abc", "run-2-abc", "offline-run-3-other"):
+        (store / name).mkdir(parents=True)
+    (store / "offline-run-4-abc").symlink_to(tmp_path / "away")
+    (store / "settings").write_text("[default]\nbase_url = http://elsewhere\n")
+    remove_earlier(store, "abc")
+    assert [path.name for path in store.iterdir()] == ["offline-run-3-other"]
+    assert (tmp_path / "away/file").read_text() == "x"
 
 
 def test_an_online_run_gets_only_what_it_does_not_have(tmp_path, fake):

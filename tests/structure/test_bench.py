@@ -17,7 +17,7 @@ from scripts.benchmark import rounds, setup, versus
 from scripts.benchmark.meter import Order, Work
 from tests.structure.sources import ROOT
 
-CART_POLE = [name for name, case in versus.CASES.items() if case.work.env_id == "CartPole-v1"]
+CART_POLE = ("every10", "every1")
 
 
 def adams_own(config):
@@ -67,6 +67,22 @@ def test_a_recipe_and_the_work_of_the_peers_are_the_same(case):
     assert (exploration["start"], config["collector"]["init_random_frames"]) == (1.0, 0)
     assert config["scheduler"] == {"_target_": "runner.schedules.Constant"}
     assert adams_own(config)
+
+
+def test_the_on_policy_recipe_and_the_work_of_its_peer_are_the_same():
+    case = versus.CASES["ppo"]
+    config, work = check(parse_arguments([f"experiment={case.experiment}"])).config, case.work
+    source, loss = config["source"], config["loss"]
+    sizes = config["env"]["num_envs"], config["collector"]["frames_per_batch"], source["batch_size"], source["epochs"]
+    assert sizes == (work.num_envs, work.train_every, work.batch_size, work.epochs) == (4, 512, 128, 4)
+    assert (config["network"]["hidden"], config["network"]["shared"]) == (work.hidden, False)
+    assert (config["optimizer"]["lr"], config["optimizer"]["eps"], loss["gamma"]) == (
+        work.learning_rate,
+        1e-5,
+        work.gamma,
+    )
+    assert (loss["clip_epsilon"], loss["entropy_coeff"], config["learner"]["clip"]) == (0.2, 0.01, 0.5)
+    assert config["scheduler"]["_target_"] == "runner.schedules.Linear"
 
 
 def test_a_measured_run_counts_its_window_and_its_returns(tmp_path):
