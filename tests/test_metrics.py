@@ -220,3 +220,41 @@ def test_a_failure_that_a_run_was_told_of_holds_though_the_disk_works_again():
     metrics.flush()
     assert metrics.loggers[0].failure is None
     assert metrics.failure() == "the disk is full"
+
+
+class Shows(Rows):
+    """A logger that shows videos and histograms, and fails at rows where it is told to."""
+
+    def __init__(self, fails=False):
+        super().__init__()
+        self.fails, self.shown = fails, []
+
+    def log_row(self, row):
+        if self.fails:
+            raise RuntimeError("out of order")
+        super().log_row(row)
+
+    def log_video(self, name, path, step, fps):
+        self.shown.append((name, path, step, fps))
+
+    def log_histogram(self, name, data, step):
+        self.shown.append((name, data, step))
+
+
+def test_a_logger_that_fails_is_told_of_once_and_the_others_go_on(caplog):
+    broken, whole = Shows(fails=True), Shows()
+    metrics = Metrics([broken, whole])
+    for env_steps in (1, 2, 3):
+        metrics.write_row(Progress(env_steps=env_steps))
+    assert len(whole.rows) == 3
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line == "Shows fails at log_row; training goes on: RuntimeError: out of order"
+
+
+@pytest.mark.parametrize(("axis", "step"), [("env_steps", 20), ("updates", 3)])
+def test_videos_and_histograms_go_to_the_loggers_that_show_them_at_the_step_of_the_rows(axis, step):
+    one = Shows()
+    metrics, progress = Metrics([Rows(), one]), Progress(env_steps=5, frames=20, updates=3, axis=axis)
+    metrics.log_video("video/a", "a.mp4", progress, 30.0)
+    metrics.log_histogram("w", [1.0], progress)
+    assert one.shown == [("video/a", "a.mp4", step, 30.0), ("w", [1.0], step)]

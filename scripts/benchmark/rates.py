@@ -70,9 +70,9 @@ def report(config: dict[str, Any], steps: int, repeats: int) -> None:
 
 def collect(config: dict[str, Any], steps: int, is_random: bool) -> Measured:
     """Play without learning: random actions only, or greedy ones only."""
-    epsilon = 1.0 if is_random else 0.0
-    exploration = {**config["exploration"], "start": epsilon, "end": epsilon}
-    experiment = assemble({**config, "exploration": exploration, "hooks": {}})
+    collector = {**config["collector"], "init_random_frames": 2**40 if is_random else 0}
+    exploration = config["exploration"] if is_random else None
+    experiment = assemble({**config, "hooks": {}, "collector": collector, "exploration": exploration})
     batches = iter(experiment.trainer.collector or ())
     next(batches)
     with stopwatch() as seconds:
@@ -125,7 +125,7 @@ def split(experiment: Experiment, phases: defaultdict[str, float]) -> None:
     collector = trainer.collector
     parts = {
         "env": [(collector.environment, "step")],
-        "policy": [(collector, "_plan"), (collector.policy, "greedy")],
+        "policy": _methods_that_act(collector.policy),
         "store": [(trainer.source, "extend")],
         "sample": [(trainer.source, "sample")],
         "update": [(trainer.learner, "compute_losses"), (trainer.learner, "step")],
@@ -140,6 +140,14 @@ def split(experiment: Experiment, phases: defaultdict[str, float]) -> None:
             owner = getattr(one.original, "__self__", one.original)
             if type(owner).__name__ not in learning:
                 operations[index] = one._replace(operation=clocked(one.operation, "hooks", phases))
+
+
+def _methods_that_act(policy: Any) -> list[tuple[Any, str]]:
+    """None of which calls another of them."""
+    if policy.exploration is None or not policy.exploration.noise_size:
+        return [(policy, "greedy"), *([(policy.exploration, "plan")] if policy.exploration else [])]
+    acting = policy.exploration
+    return [(policy, "outputs"), (policy, "describe"), (acting, "plan"), (acting, "explore")]
 
 
 def clocked(function: Callable[..., Any], phase: str, phases: defaultdict[str, float]) -> Callable[..., Any]:

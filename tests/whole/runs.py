@@ -27,6 +27,10 @@ ANY = (
     "~hooks.progress_bar", "tuned=null",
 )  # fmt: skip
 SHORT = (*ANY, *OFF_POLICY)
+RECURRENT = (
+    *(word for word in (*ANY, *ON_POLICY) if not word.startswith("network.")),
+    "network=actor_critic_recurrent", "network.encoded=8", "network.features=8", "source.sequence_length=5",
+)  # fmt: skip
 OFFLINE = (
     "network.hidden=[16,16]", "stop_after.updates=900", "source.batch_size=32", "evaluation.every.updates=300",
     "evaluation.episodes=2", "evaluation.final_episodes=2", "log_every.updates=70", "checkpoint.every.updates=150",
@@ -39,6 +43,10 @@ OF_THE_COMMAND_LINE = {".hydra", "command.txt", "run.log"}
 
 def compose(*overrides: str) -> dict[str, Any]:
     return check(parse_arguments([*SHORT, *overrides])).config
+
+
+def compose_recurrent(*overrides: str) -> dict[str, Any]:
+    return check(parse_arguments([*RECURRENT, *overrides])).config
 
 
 def compose_on_policy(*overrides: str) -> dict[str, Any]:
