@@ -46,3 +46,41 @@ class SaysSo(Doors):
 
     def action_masks(self):
         return self.open
+
+
+class Corridor(gymnasium.Env):
+    """Eight rooms in a row; in each, two of sixteen actions, never the same, go on and back; the rest only take time.
+
+    The observation is the room, one-hot; to leave the last one pays 10, each step costs 0.1, and 50 steps are all.
+    """
+
+    rooms, actions = 8, 16
+
+    def __init__(self, is_told=True):
+        self.observation_space = spaces.Box(0, 1, (self.rooms,), np.float32)
+        self.action_space = spaces.Discrete(self.actions)
+        if is_told:
+            self.action_masks = self._open
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.room, self.steps = 0, 0
+        return self._seen(), {}
+
+    def step(self, action):
+        self.steps += 1
+        on, back = self._ways()
+        self.room = max(self.room + (action == on) - (action == back), 0)
+        is_out = self.room == self.rooms
+        return self._seen(), 10.0 * is_out - 0.1, is_out, self.steps >= 50, {}
+
+    def _ways(self):
+        return 5 * self.room % self.actions, (5 * self.room + 8) % self.actions
+
+    def _open(self):
+        mask = np.zeros(self.actions, bool)
+        mask[list(self._ways())] = True
+        return mask
+
+    def _seen(self):
+        return np.eye(self.rooms + 1, dtype=np.float32)[self.room, : self.rooms]

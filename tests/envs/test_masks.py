@@ -9,6 +9,7 @@ from tensordict import TensorDict
 
 from runner.builders import make_dqn_loss, make_evaluation, make_policy
 from runner.collectors.arrays import Arrays
+from runner.collectors.asynchronous import AsyncCollector
 from runner.collectors.in_process import InProcessCollector
 from runner.collectors.synchronous import SyncCollector
 from runner.envs.masks import checked_mask, mask_function
@@ -163,6 +164,16 @@ def test_workers_play_what_one_process_would_also_when_they_are_killed(make_poli
     finally:
         workers.shutdown()
     assert same(found, take(alone(by_method, make_policy), 10))
+
+
+def test_workers_beside_the_updates_respect_masks():
+    env = masked_environment()
+    workers = AsyncCollector(env, sampled(env), 80, num_collectors=2)
+    try:
+        batches = take(workers, 6)  # a closed door would be an error
+    finally:
+        workers.shutdown()
+    assert all(batch[ACTION_MASK].gather(-1, batch[ACTION].unsqueeze(-1)).all() for batch in batches)
 
 
 @pytest.mark.parametrize("make", [by_info, by_method])

@@ -4,11 +4,6 @@ import pytest
 
 from tests.whole.test_learning import final_return
 
-TAXI = (
-    "algo=ppo", "env=taxi", "total_frames=100_000", "env.num_envs=8", "collector.frames_per_batch=1024",
-    "source.batch_size=256", "optimizer.lr=1e-3",
-)  # fmt: skip
-
 
 def check(least, note, *overrides):
     settings = [*overrides, "evaluation.every.env_steps=1_000_000"]
@@ -37,8 +32,8 @@ def test_returns_with_and_without_a_baseline_within_300_000_steps(has_value, rec
 
 
 @pytest.mark.slow
-def test_masks_help(record_property):
-    """To know which actions change nothing is worth more than half of the way to a taxi that drives well."""
-    with_masks, without = (final_return(*TAXI, *more) for more in ((), ("env.transforms.mask=null",)))
-    record_property("note", f"taxi: final returns {with_masks:.1f} with masks, {without:.1f} without")
-    assert with_masks > without + 50
+def test_a_taxi_that_knows_its_masks_drives_well(record_property):
+    """The best mean is about 8 (Dietterich 2000); whoever delivers nobody gets -200."""
+    found = final_return("algo=ppo", "env=taxi", "evaluation.every.env_steps=1_000_000", "seed=0")
+    record_property("note", f"taxi: final return {found:.1f}")
+    assert found >= 6
