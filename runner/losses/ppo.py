@@ -65,8 +65,8 @@ class PPOLoss:
         }
         self._function = _FUNCTIONS[value_loss]
         self.terms = {"ppo": self.ppo}
-        self.inputs = (ACTION_LOG_PROB, ADVANTAGE, VALUE_TARGET)
-        self.inputs += (POLICY_OUTPUT,) * (kind == "kl_penalty") + (STATE_VALUE,) * clip_value
+        more = (POLICY_OUTPUT,) * (kind == "kl_penalty") + (STATE_VALUE,) * clip_value
+        self.inputs = (ACTION_LOG_PROB, ADVANTAGE, VALUE_TARGET, *more)
 
     def ppo(
         self, networks: Mapping[str, Callable[..., Tensor]], batch: TensorDictBase, hyper_parameters: Mapping[str, Any]
