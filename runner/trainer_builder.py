@@ -125,7 +125,7 @@ def make_trainer(
         logger: one more of ``loggers``.
         more: further arguments of :class:`Trainer`, and :class:`TrainerOptions`.
     """
-    _check_end(collector, total_frames, more.get("stop_after") or {})
+    _check_end(collector, source or replay_buffer, total_frames, more.get("stop_after") or {})
     if (learner is None) == (loss_module is None):
         raise ValueError("make_trainer takes either a learner or a loss_module")
     if source is not None and replay_buffer is not None:
@@ -152,7 +152,9 @@ def make_trainer(
     return trainer
 
 
-def _check_end(collector: Collector, total_frames: int | None, stop_after: Mapping[str, float]) -> None:
+def _check_end(
+    collector: Collector, source: DataSource | None, total_frames: int | None, stop_after: Mapping[str, float]
+) -> None:
     """Raise ``ValueError`` for a run that has no end."""
     if getattr(collector, "frames_per_batch", None) != 0:
         if total_frames is None:
@@ -161,6 +163,8 @@ def _check_end(collector: Collector, total_frames: int | None, stop_after: Mappi
         raise ValueError(
             "make_trainer: where nothing is played, stop_after={'updates': n} ends a run, not total_frames"
         )
+    elif getattr(source, "warmup", 0):
+        raise ValueError("make_trainer: where nothing is played, a warm-up never ends; the source needs warmup=0")
 
 
 def _register(trainer: Trainer, own: Mapping[str, TrainerHookBase], given: Mapping[str, TrainerHookBase]) -> None:

@@ -116,6 +116,7 @@ def _build_learning(config: Config, builder: Builder, streams: Streams) -> None:
     runtime["loss"] = builder.build(config["loss"])
     _check_loss_weights(config["learner"].get("loss_weights"), runtime["loss"])
     _check_outputs(runtime["source"], runtime["loss"])
+    _check_networks(runtime["networks"], runtime["loss"], runtime["source"])
     runtime["scheduler"] = on_the_axis_of(runtime["progress"], builder.build(config["scheduler"]))
     runtime["target_updater"] = builder.build(config["target_updater"])
     runtime["optimizer"] = lambda params: builder.build(config["optimizer"], params=params)
@@ -136,6 +137,21 @@ def _check_loss_weights(weights: Mapping[str, float] | None, loss: Any) -> None:
     unknown = [name for name in weights or () if name not in terms]
     if unknown and not isinstance(loss, ModuleLoss):  # whose terms nobody knows before it is called
         raise ConfigError(f"learner.loss_weights.{unknown[0]}: the loss has no such term; it has {', '.join(terms)}")
+
+
+def _check_networks(networks: Mapping[str, Any], loss: Any, source: Any) -> None:
+    """Find out now, not at the first update, if the loss has not the networks that it works on, or not in sequences."""
+    stages: Mapping[str, Any] = getattr(loss, "stages", {})
+    wanted = [*getattr(loss, "networks", ()), *(name for stage in stages.values() for name in stage.networks)]
+    missing = [name for name in wanted if name not in networks]
+    if missing:
+        there = ", ".join(networks)
+        raise ConfigError(f"network: {type(loss).__name__} works on one called {missing[0]}; this choice has {there}")
+    if any(getattr(one, "memory_size", 0) for one in networks.values()) and not getattr(source, "length", 0):
+        raise ConfigError(
+            "network: it remembers episodes, so that updates need sequences of steps: source.sequence_length=16, "
+            "with source=rollout"
+        )
 
 
 def _check_outputs(source: Any, loss: Any) -> None:

@@ -30,7 +30,9 @@ def unplayed_problems(config: Mapping[str, Any], origins: Origins) -> Iterator[P
     if is_unplayed(config):
         yield from _of_the_end(config, origins)
         yield from _of_intervals(config, origins)
-        if not _has_data(config.get("source")):
+        if _has_data(config.get("source")):
+            yield from _of_updates(config, origins)
+        else:
             words = "nothing is played (collector=offline), so it would stay empty"
             yield Problem("source", origins.of("source"), words, "source=offline source.path=<a dataset>")
         return
@@ -72,6 +74,17 @@ def _of_intervals(config: Mapping[str, Any], origins: Origins) -> Iterator[Probl
             if unit in PLAYED:
                 shown, words = f"{key}.{unit}", "never comes round, as nothing is played (collector=offline)"
                 yield Problem(shown, origins.of(shown), words, f"{key}.updates={show(_whole(number))}", shown)
+
+
+def _of_updates(config: Mapping[str, Any], origins: Origins) -> Iterator[Problem]:
+    """What would leave a run without updates, which then never ends."""
+    for name, words, is_wrong in (
+        ("warmup", "no env step is played (collector=offline), so that it never ends", lambda number: number > 0),
+        ("optim_steps", "a run that plays nothing (collector=offline) ends by updates", lambda number: number == 0),
+    ):
+        key, number = f"source.{name}", lookup(config, f"source.{name}")
+        if type(number) is int and is_wrong(number):
+            yield Problem(f"{key}={number}", origins.of(key), words, f"{key}={int(number == 0)}", key)
 
 
 def _whole(number: float) -> float:

@@ -117,6 +117,7 @@ class OfflineSource:
         self._sub_batch = TensorDict(batch_size=[self.batch_size], device=self.device)
         for key, rows in self._rows.items():
             self._sub_batch.set(key, rows)
+            self._rows[key] = self._sub_batch.get(key)  # or it may have been copied to a device of another name
         return self._sub_batch
 
     def _gather(self, indices: Tensor, keys: Iterable[NestedKey]) -> None:

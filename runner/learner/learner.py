@@ -12,7 +12,7 @@ from runner.learner.approximation import Approximation
 from runner.learner.compiled import UpdateCompiler
 from runner.learner.optimization import Optimization
 from runner.learner.tracing import GradientTracer, Recorded
-from runner.spec import HooklineError, Progress, StateDict
+from runner.spec import ConfigError, HooklineError, Progress, StateDict
 from runner.types import Compile
 
 DEFAULT_MODULE = "default"
@@ -267,6 +267,11 @@ class Learner:
         """Losses and per-sample outputs of all terms that the optimization minimizes."""
         loss, networks = self.modules[module_id].loss, self._callables[module_id]
         terms = loss.terms if optimization.terms is None else optimization.terms
+        missing = [key for key in getattr(loss, "inputs", ()) if batch.get(key, None) is None]
+        if missing:
+            there = sorted(map(str, batch.keys(include_nested=True, leaves_only=True)))
+            words = f"{type(loss).__name__} reads {missing[0]}, and the sub-batch has {', '.join(there)}"
+            raise ConfigError(f"{words}: another source, exploration or learning hook gives it")
         outputs = [loss.terms[term](networks, batch, loss.hyper_parameters) for term in terms]
         losses = outputs[0]
         for more in outputs[1:]:

@@ -29,6 +29,8 @@ class A2CLoss:
         normalize_advantage: to mean 0 and deviation 1 over what counts of the sub-batch.
     """
 
+    networks = ("policy",)
+    inputs = (ADVANTAGE,)
     targets = ()
     outputs = ()
     stackable = True

@@ -18,6 +18,7 @@ class BCLoss:
     """
 
     outputs: tuple[str, ...] = ()
+    networks = ("policy",)
     stackable = True
 
     def __init__(self, distribution: Distribution) -> None:

@@ -5,16 +5,17 @@ from collections.abc import Callable, Mapping
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
+from runner.distributions import masked
 from runner.losses.dqn import DQNLoss, LossFunction
-from runner.spec import ACTION, IMPORTANCE_WEIGHT
+from runner.spec import ACTION, ACTION_MASK, IMPORTANCE_WEIGHT
 
 
 class CQLLoss(DQNLoss):
     """CQL(H) (Kumar et al. 2020, eq. 4): ``alpha * (log sum_a exp q(s, a) - q(s, a_data))`` beside the parent's loss.
 
-    It pushes down what the data does not show. Reads and gives what the parent does, and ``loss_conservative`` (mean
-    over the batch), ``alpha`` included. Eq. 4 has half of a squared error, which ``smooth_l1`` is for errors up to 1;
-    ``l2`` has the whole of it.
+    It pushes down what the data does not show, of actions that can be taken. Reads and gives what the parent does,
+    and ``loss_conservative`` (mean over the batch), ``alpha`` included. Eq. 4 has half of a squared error, which
+    ``smooth_l1`` is for errors up to 1; ``l2`` has the whole of it.
 
     Args:
         alpha: how much that counts; 0 is the parent.
@@ -33,7 +34,8 @@ class CQLLoss(DQNLoss):
     ) -> TensorDict:
         losses = super()._losses(values, networks, batch, hyper_parameters)
         chosen = values.gather(-1, batch.get(ACTION).unsqueeze(-1)).squeeze(-1)
-        gap = values.logsumexp(-1) - chosen  # [B]
+        mask = batch.get(ACTION_MASK, None)
+        gap = (values if mask is None else masked(values, mask)).logsumexp(-1) - chosen  # [B]
         weight = batch.get(IMPORTANCE_WEIGHT, None)
         gap = gap if weight is None else weight * gap
         return losses.set("loss_conservative", hyper_parameters["alpha"] * gap.mean())

@@ -40,6 +40,7 @@ class DQNLoss:
         loss_function: ``l2`` (mean squared error) or ``smooth_l1`` (Huber with threshold 1).
     """
 
+    networks = ("q",)
     targets = ("q",)
     outputs = (TD_ERROR,)
     stackable = True

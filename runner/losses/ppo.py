@@ -37,6 +37,7 @@ class PPOLoss:
         beta: factor of the divergence, to begin with; see ``hooks.adaptive_kl``.
     """
 
+    networks = ("policy", "value")
     targets = ()
     outputs = (KL,)
     stackable = True
@@ -64,6 +65,8 @@ class PPOLoss:
         }
         self._function = _FUNCTIONS[value_loss]
         self.terms = {"ppo": self.ppo}
+        more = (POLICY_OUTPUT,) * (kind == "kl_penalty") + (STATE_VALUE,) * clip_value
+        self.inputs = (ACTION_LOG_PROB, ADVANTAGE, VALUE_TARGET, *more)
 
     def ppo(
         self, networks: Mapping[str, Callable[..., Tensor]], batch: TensorDictBase, hyper_parameters: Mapping[str, Any]

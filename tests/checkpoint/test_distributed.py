@@ -131,6 +131,23 @@ def test_damage_to_the_part_of_one_throws_all_back_to_the_checkpoint_before(thro
     assert same_tree(ends(tmp_path), ends(through))
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_one_refuses_the_others_do_not_go_on_from_either(through, tmp_path, rank):
+    class Refusing(DistributedCheckpoint):
+        def _read(self, folder, manifest, into):
+            if self.rank == rank and folder.name == "step-20":
+                raise DamagedError("state.json", "cannot be used here")
+            return super()._read(folder, manifest, into)
+
+    assert codes(start(tmp_path, 2, "torch")) == [0, 0]
+    for path in tmp_path.glob("end-*"):
+        path.unlink()
+    assert codes(start(tmp_path, 2, "torch", resume=True, store=Refusing)) == [0, 0]
+    for number in (0, 1):
+        assert f"step-20 is not used: process {rank}: state.json: cannot be used here" in told(tmp_path, number)
+    assert same_tree(ends(tmp_path), ends(through))
+
+
 def test_intervals_by_the_clock_are_refused(tmp_path):
     with pytest.raises(ValueError, match="the clocks of several processes do not agree"):
         DistributedCheckpoint(tmp_path, {"seconds": 5})

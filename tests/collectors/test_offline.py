@@ -15,6 +15,7 @@ from runner.builders import (
     make_environment,
     make_learner,
     make_q_network,
+    make_replay_buffer,
     make_target_updater,
     make_trainer,
 )
@@ -46,9 +47,9 @@ def source(rows=50):
     return OfflineSource(Dataset.of_tensors("here", columns, {}), draw, batch_size=8)
 
 
-def trainer(environment, folder=None, **options):
+def trainer(environment, folder=None, data=None, **options):
     networks = make_q_network(environment.spec, hidden=[8], activation="relu")
-    collector, data = OfflineCollector(environment), source()
+    collector, data = OfflineCollector(environment), data or source()
     learner = make_learner(
         networks,
         make_cql_loss(),
@@ -111,6 +112,11 @@ def test_what_was_saved_goes_on_to_the_bit(environment, tmp_path):
 def test_a_trainer_that_would_never_end_is_refused(environment, options, words):
     with pytest.raises(ValueError, match=re.escape(words)):
         trainer(environment, **options)
+
+
+def test_a_source_that_waits_for_env_steps_is_refused(environment):
+    with pytest.raises(ValueError, match="a warm-up never ends"):
+        trainer(environment, data=make_replay_buffer(warmup=10), stop_after={"updates": 1})
 
 
 def test_the_schedule_of_a_ready_loss_module_goes_over_updates(environment):

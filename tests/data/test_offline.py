@@ -77,6 +77,13 @@ def test_sub_batches_are_of_the_same_memory_and_one_seed_draws_the_same(tmp_path
     assert one.sample()[OBSERVATION].data_ptr() == address
 
 
+@pytest.mark.parametrize("n", [1, 3])
+def test_on_another_device_it_draws_the_same(tmp_path, n):
+    write(tmp_path / "d")
+    one, other = (make(tmp_path / "d", device=device, n_step=n).sample() for device in ("cpu", "cpu:0"))
+    assert (one == other).all()
+
+
 def recorded(folder, num_columns, more, batches, capacity=None):
     """What random environments did, as rows in turns; with a capacity the newest of them, in a ring."""
     environments = Environments(num_columns, 3, more)

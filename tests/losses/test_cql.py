@@ -82,6 +82,19 @@ def test_two_actions_of_one_state_by_hand():
     torch.testing.assert_close(gradient, torch.tensor([[-0.375, 0.375]], dtype=torch.float64))
 
 
+def test_actions_that_cannot_be_taken_are_not_among_those_that_are_pushed_down():
+    online, target, batch = Linear(1), Linear(2), batch_of()
+    mask = np.random.default_rng(3).random((16, 4)) < 0.5
+    mask[np.arange(16), batch["action"].numpy()] = True
+    values = batch["observation"].numpy() @ online.weight
+    expected = [
+        np.log(np.exp(row[can]).sum()) - row[a] for row, can, a in zip(values, mask, batch["action"], strict=True)
+    ]
+    loss = CQLLoss(GAMMA, True, "l2", ALPHA)
+    found = evaluate(loss, online.tensor(), target.tensor(), batch.set("action_mask", torch.from_numpy(mask)))
+    assert float(found["loss_conservative"].detach()) == pytest.approx(ALPHA * np.mean(expected), rel=1e-12)
+
+
 @pytest.mark.parametrize("function", ["l2", "smooth_l1"])
 def test_the_gradient_is_that_of_finite_differences(function):
     online, target, batch = Linear(1), Linear(2), batch_of()

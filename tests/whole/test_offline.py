@@ -10,7 +10,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from runner.config.assemble import assemble
 from runner.config.experiment import explain
+from runner.config.origins import Origins
 from runner.config.summary import learns_nothing
+from runner.config.unplayed import unplayed_problems
 from runner.data.dataset import Dataset, DatasetWriter
 from runner.spec import OBSERVATION, ConfigError
 from tests.config.conftest import ask  # noqa: F401
@@ -65,6 +67,15 @@ def test_emptied_of_hooks_it_ends_with_the_same_bits_and_another_seed_differs(da
     one, emptied = weights(train(config)), weights(train({**config, "hooks": {}}))
     assert differences(one, emptied) == []
     assert differences(one, weights(train({**config, "seed": 1}))) != []
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_recorded_updates_are_those_of_autograd_to_the_bit(data, algo):
+    settings = f"algo={algo}", "stop_after.updates=50", "source.n_step=2"
+    one, other = (train(compose_offline(data, *settings, f"compile={compile}")) for compile in ("none", "trace"))
+    assert differences(weights(one), weights(other)) == []
+    (recorders,) = other.trainer.learner._recorders.values()
+    assert len(recorders[0]._programs) == 1
 
 
 def test_hooks_that_look_at_collected_batches_take_empty_ones(data):
@@ -201,6 +212,8 @@ MISTAKES = {
     "frames": (["algo=bc", "source.path=.", "total_frames=9"], "total_frames=9", "stop_after.updates=100000"),
     "no end": (["algo=cql", "source.path=.", "~stop_after.updates"], "stop_after.updates", "missing"),
     "interval": (["algo=cql", "source.path=.", "log_every.env_steps=9"], "log_every.env_steps", "log_every.updates=9"),
+    "warm-up": (["algo=cql", "source.path=.", "+source.warmup=9"], "source.warmup", "there is no such parameter"),
+    "no updates": (["algo=cql", "source.path=.", "source.optim_steps=0"], "source.optim_steps", "expected a whole"),
     "played and recorded": (["source=offline", "source.path=."], "source (", "would never be learnt from"),
     "no frames": (["total_frames=null"], "total_frames = null", "expected a whole number > 0"),
     "alpha": (["algo=cql", "source.path=.", "loss.alpha=-1"], "loss.alpha", "expected a number >= 0"),
@@ -214,6 +227,34 @@ def test_a_mistake_is_one_line_and_starts_nothing(ask, typed, where, words):  # 
     (line,) = [line for line in answer.err.splitlines() if not line.startswith(("one mistake", "note:"))]
     assert where in line
     assert words in line
+
+
+def test_a_mixture_that_would_wait_for_env_steps_is_refused(data):
+    part = {"_target_": "runner.builders.make_offline_source", "path": str(data), "n_step": 1}
+    source = {"_target_": "runner.builders.make_mixture", "sources": {"a": part, "b": part}, "warmup": 9}
+    source |= {"fractions": {"a": 0.5, "b": 0.5}, "optim_steps": 0}
+    config = {**compose_offline(data), "source": source}
+    lines = [str(problem) for problem in unplayed_problems(config, Origins())]
+    assert len(lines) == 2
+    assert "source.warmup=9" in lines[0]
+    assert "never ends" in lines[0]
+    assert "source.optim_steps=0" in lines[1]
+    fine = {**config, "source": {**source, "warmup": 0, "optim_steps": 1}}
+    assert list(unplayed_problems(fine, Origins())) == []
+    assert train({**fine, "stop_after": {"updates": 20}}).trainer.progress.updates == 20
+
+
+def test_a_finished_run_says_what_lets_it_go_on_and_goes_on(data, ask):  # noqa: F811
+    few = ["network.hidden=[8]", "logger=csv", "evaluation.final_episodes=1", "~hooks.progress_bar", "tuned=null"]
+    run = ["algo=cql", f"source.path={data}", "stop_after.updates=40", "hydra.run.dir=run", *few]
+    assert "stop_after.updates=80" in ask(*run).out
+    answer = ask("resume=run")
+    assert answer.code == 2
+    assert "this run is done; stop_after.updates=<more than 40> lets it go on" in answer.err
+    answer = ask("resume=run", "stop_after.updates=60")
+    assert answer.code == 0
+    assert "going on from update 40 in run" in answer.out
+    assert "60 updates in" in answer.out
 
 
 def test_data_of_another_environment_are_refused_in_one_line(data, ask):  # noqa: F811

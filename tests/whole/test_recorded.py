@@ -1,5 +1,6 @@
 """The dataset that a run leaves: every transition once, whoever was killed, and opened by whoever learns from it."""
 
+import random
 import signal
 import time
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from runner.data.dataset import Dataset
+from runner.runs import read_run
 from tests.whole.children import fork
 from tests.whole.runs import compose, differences, end_of, state_of
 
@@ -83,3 +85,31 @@ def test_rows_changed_on_disk_throw_it_back_to_the_checkpoint_before(through, tm
     assert child.wait() == 0, child.output()
     assert "the rows of its dataset cannot be used: dataset/observation.rows: its SHA-256" in child.output()
     assert files_of(folder) == files_of(through[0])
+
+
+def newest(folder):
+    """The env step of the newest checkpoint."""
+    names = [path.name.removeprefix("step-") for path in (folder / "ckpt").glob("step-*")]
+    return max([int(name) for name in names if name.isdigit()], default=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["torchsnapshot", "torch"])
+def test_killed_twelve_times_a_run_leaves_the_same_dataset_and_the_same_best(tmp_path, record_property, backend):
+    typed = (*RECORDED, f"checkpoint.backend={backend}", "checkpoint.keep_best=1", "source.storage=memmap")
+    config = compose(*typed, "total_frames=8000", "checkpoint.every.env_steps=200")
+    whole(config, tmp_path / "through")
+    folder, rng, steps = tmp_path / "run", random.Random(backend), [0]
+    while len(steps) <= 12:
+        child, until = fork(config, folder), steps[-1] + 200 * rng.randint(1, 3)
+        while newest(folder) < until:
+            assert not child.has_ended(0.001), child.output()
+        time.sleep(rng.uniform(0, 0.1))
+        assert child.kill() == -signal.SIGKILL
+        steps.append(newest(folder))
+    record_property("note", f"{backend}: killed with checkpoints of env steps {steps}")
+    whole(config, folder)
+    assert files_of(folder) == files_of(tmp_path / "through")
+    best = [read_run(one)["best"] for one in (folder, tmp_path / "through")]
+    assert best[0] == best[1]
+    assert "checkpoint" in best[0]
