@@ -18,6 +18,9 @@ class VectorEnvironment(Protocol):
     mask: np.ndarray
     resume_mode: str
 
+    @property
+    def begins(self) -> np.ndarray: ...
+
     def complete(self) -> None: ...
 
     def part(self, first: int, num_envs: int) -> "VectorEnvironment": ...
