@@ -117,7 +117,7 @@ def written_out(batches, networks):
                 observation, action, old, gain, value_target = (one[chosen] for one in flat)
                 logs = torch.log_softmax(networks["policy"](observation), -1)
                 ratio = (logs.gather(-1, action.unsqueeze(-1)).squeeze(-1) - old).exp()
-                gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+                gain = (gain - gain.mean()) / (gain.std(correction=0) + 1e-8)
                 policy = -torch.min(ratio * gain, ratio.clamp(1 - EPSILON, 1 + EPSILON) * gain).mean()
                 error = (networks["value"](observation).squeeze(-1) - value_target).square().mean()
                 entropy = -(logs.exp() * logs).sum(-1).mean()
