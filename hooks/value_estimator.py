@@ -7,7 +7,6 @@ from tensordict import TensorDictBase
 
 from runner.hook import Hook
 from runner.spec import ADVANTAGE, VALUE_TARGET, ContractError, StateDict
-from runner.types import Every
 
 
 class ValueEstimatorHook(Hook):
@@ -18,8 +17,8 @@ class ValueEstimatorHook(Hook):
 
     point = "batch_process"
 
-    def __init__(self, estimator: Callable[[TensorDictBase], TensorDictBase], every: Every | None = None) -> None:
-        super().__init__(every)
+    def __init__(self, estimator: Callable[[TensorDictBase], TensorDictBase]) -> None:
+        super().__init__()
         self.estimator = estimator
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:

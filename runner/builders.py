@@ -22,7 +22,6 @@ from runner.data.mixture import Mixture
 from runner.data.replay import KEYS, MASKS, Replay
 from runner.data.samplers import SamplerName, check_options, make_sampler
 from runner.data.storage import TensorStorage
-from runner.distributions import Distribution
 from runner.env_builders import (
     correct_for_frame_skip,
     get_stats_random_rollout,
@@ -40,8 +39,6 @@ from runner.learner.staged import Rules, make_optimizations
 from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, TrivialTarget
 from runner.loggers.base import generate_exp_name
 from runner.loggers.choose import get_logger
-from runner.losses.bc import BCLoss
-from runner.losses.cql import CQLLoss
 from runner.losses.dqn import DQNLoss, LossFunction
 from runner.networks.actor_critic import make_actor_critic
 from runner.networks.cnn import make_q_cnn
@@ -58,7 +55,6 @@ from runner.types import (
     Discount,
     Every,
     Fraction,
-    NonNegativeFloat,
     NonNegativeInt,
     OpenFraction,
     OptimizationOptions,
@@ -196,21 +192,6 @@ def make_dqn_loss(
     return made
 
 
-def make_cql_loss(
-    gamma: Discount = 0.99,
-    double: bool = True,
-    loss_function: LossFunction = "smooth_l1",
-    alpha: NonNegativeFloat = 1.0,
-) -> CQLLoss:
-    """The loss of conservative Q-learning, over a network ``q`` of discrete actions; ``alpha`` is how conservative."""
-    return CQLLoss(gamma, double, loss_function, alpha)
-
-
-def make_bc_loss(distribution: Distribution) -> BCLoss:
-    """The loss of behaviour cloning, over a network ``policy`` that gives the outputs of ``distribution``."""
-    return BCLoss(distribution)
-
-
 def make_target_updater(
     update_frequency: PositiveInt | None = None,
     rate: Fraction | None = None,
@@ -312,10 +293,8 @@ __all__ = [
     "get_logger",
     "get_stats_random_rollout",
     "make_actor_critic",
-    "make_bc_loss",
     "make_collector_offpolicy",
     "make_collector_onpolicy",
-    "make_cql_loss",
     "make_dqn_loss",
     "make_environment",
     "make_evaluation",

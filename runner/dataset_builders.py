@@ -41,7 +41,7 @@ def make_tensordict_recorder(
         return None
     writer = DatasetWriter(Path(getattr(run, "path", run)) / out_file_base, spec)
     keys = None if in_keys is None else [as_key(key) for key in in_keys]
-    return TensorDictRecorder(writer, skip_reset, skip, keys)
+    return TensorDictRecorder(writer, skip_reset, skip, keys, spec)
 
 
 def open_dataset(path: str | Path, verify: bool = True) -> Dataset:

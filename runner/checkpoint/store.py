@@ -193,6 +193,7 @@ class CheckpointStore:
             self._refused.discard(folder.name)
             self.saved_env_steps = place_of(manifest["counters"])
             self._sequence = max(self._sequence, age.sequence)
+            self.best.goes_on_from(manifest, max(other.sequence for other, _ in self._by_age()))
             _warn_of_differences(folder, manifest)
             return state, manifest
         tried = "; ".join(self.rejected) or "there is none"

@@ -13,6 +13,7 @@ from runner.envs.vector import Environment
 from runner.evaluation import Evaluation
 from runner.hook import TrainerHookBase
 from runner.learner.learner import ModuleLoss
+from runner.learner.optimization import Optimization
 from runner.metrics import Metrics
 from runner.policy import distribution_of
 from runner.schedules import on_the_axis_of
@@ -121,6 +122,7 @@ def _build_learning(config: Config, builder: Builder, streams: Streams) -> None:
     runtime["target_updater"] = builder.build(config["target_updater"])
     runtime["optimizer"] = lambda params: builder.build(config["optimizer"], params=params)
     runtime["learner"] = builder.build(config["learner"], generator=streams.torch("loss noise"))
+    _check_first(runtime["source"], runtime["learner"].optimizations())
     runtime["evaluation"] = builder.build(config["evaluation"])
 
 
@@ -160,6 +162,17 @@ def _check_outputs(source: Any, loss: Any) -> None:
     if missing and not isinstance(loss, ModuleLoss):
         raise ConfigError(
             f"source: it draws by {missing[0]}, which {type(loss).__name__} does not name among its outputs"
+        )
+
+
+def _check_first(source: Any, optimizations: Sequence[Optimization]) -> None:
+    """Find out now, not in the first update without the first optimization, if the source waits for what that gives."""
+    first, *others = optimizations
+    without = [one for one in others if one.every % first.every]
+    if getattr(source, "needs", ()) and without:
+        raise ConfigError(
+            f"learner.optimizations.{first.name}.every={first.every}: the source draws by {source.needs[0]}, which "
+            f"{first.name} gives, and {without[0].name} (every={without[0].every}) would be due without it"
         )
 
 

@@ -215,6 +215,20 @@ def _check_columns(dataset: Dataset, spec: EnvSpec) -> None:
         if low < 0 or high >= spec.num_actions:
             words = f"its actions are from {low} to {high}; {spec.id} has those from 0 to {spec.num_actions - 1}"
             raise DatasetError(dataset.path, words)
+    elif dataset.spec.get("action_low") is not None and dataset.spec.get("action_high") is not None:
+        _check_bounds(dataset, spec)
+
+
+def _check_bounds(dataset: Dataset, spec: EnvSpec) -> None:
+    """Raise ``DatasetError`` where an action is none that the environment takes."""
+    actions = dataset.tensor(ACTION)
+    low, high = (torch.as_tensor(bound, dtype=actions.dtype) for bound in (spec.action_low, spec.action_high))
+    beyond = sum(
+        int((~((part >= low) & (part <= high))).flatten(1).any(1).sum()) for part in actions.split(ROWS_OF_A_PART)
+    )
+    if beyond:
+        words = f"the actions of {beyond} of its {len(actions)} rows are beyond the bounds of {spec.id}"
+        raise DatasetError(dataset.path, words)
 
 
 def _torch_dtype(dtype: np.dtype) -> torch.dtype:

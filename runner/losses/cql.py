@@ -8,6 +8,7 @@ from torch import Tensor
 from runner.distributions import masked
 from runner.losses.dqn import DQNLoss, LossFunction
 from runner.spec import ACTION, ACTION_MASK, IMPORTANCE_WEIGHT
+from runner.types import Discount, NonNegativeFloat
 
 
 class CQLLoss(DQNLoss):
@@ -21,7 +22,13 @@ class CQLLoss(DQNLoss):
         alpha: how much that counts; 0 is the parent.
     """
 
-    def __init__(self, gamma: float, double: bool, loss_function: LossFunction, alpha: float) -> None:
+    def __init__(
+        self,
+        gamma: Discount = 0.99,
+        double: bool = True,
+        loss_function: LossFunction = "smooth_l1",
+        alpha: NonNegativeFloat = 1.0,
+    ) -> None:
         super().__init__(gamma, double, loss_function)
         self.hyper_parameters["alpha"] = alpha
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from runner.builders import make_replay_buffer
+from runner.checkpoint.best import EVALUATED, GIVEN_UP, Best
 from runner.checkpoint.store import CheckpointStore
 from runner.spec import Progress
 from tests.checkpoint.parts import flip_bit
@@ -81,6 +82,52 @@ def test_a_checkpoint_saved_again_after_a_resume_keeps_its_value(tmp_path):
     store.save({"learner": {"w": torch.tensor(2.0)}, "checkpoint": store.state_dict()}, {"env_steps": 1})
     manifests = [json.loads((store.folder / name / "manifest.json").read_text()) for name in os.listdir(store.folder)]
     assert [one["extra"]["evaluated"] for one in manifests] == [{METRIC: 9.0}] * 2
+
+
+def resumed(folder, **options):
+    store = store_at(folder)
+    state, _ = store.load(**options)
+    store.load_state_dict(state["checkpoint"])
+    return store
+
+
+def best_of(store):
+    best = store.find_best()
+    return best.value, best.env_steps
+
+
+def test_a_future_that_was_given_up_has_no_best(tmp_path):
+    first = store_at(tmp_path)
+    for step, value in ((100, 1.5), (200, 9.5)):
+        reach(first, step, value)
+    back = resumed(tmp_path, take="step-100")
+    assert best_of(back) == (1.5, 100)
+    assert reach(back, 200, 2.5)
+    assert best_of(back) == best_of(store_at(tmp_path)) == (2.5, 200)  # whoever looks, with nothing loaded
+    again = resumed(tmp_path)  # a kill, and the newest
+    assert not reach(again, 300, 2.0)
+    assert best_of(again) == best_of(store_at(tmp_path)) == (2.5, 200)
+    assert reach(again, 400, 2.6)
+    assert best_of(again) == (2.6, 400)
+
+
+def test_a_future_that_was_given_up_can_be_gone_back_to(tmp_path):
+    first = store_at(tmp_path, keep=9)
+    for step, value in ((100, 1.5), (200, 9.5)):
+        reach(first, step, value)
+    back = store_at(tmp_path, keep=9)
+    back.load(take="step-100")
+    reach(back, 300, 99)
+    other = resumed(tmp_path, take="step-200")
+    assert best_of(other) == (9.5, 200)
+    reach(other, 400, 3)
+    assert best_of(other) == best_of(store_at(tmp_path)) == (9.5, 200)
+
+
+def test_what_a_made_up_manifest_says_of_futures_is_not_believed_blindly():
+    for said in (None, 7, "x", [7], [[1]], [["a", "b"]], [[1.0, 2.0]], [{}], [[None, 2]]):
+        manifest = {"sequence": 1, "counters": {"env_steps": 3}, "extra": {EVALUATED: {METRIC: 1.0}, GIVEN_UP: said}}
+        assert len(Best(1, METRIC, "max").rank([(None, manifest)])) == 1
 
 
 def test_a_damaged_best_gives_way_to_the_next_one(tmp_path):

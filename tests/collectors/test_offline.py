@@ -11,7 +11,6 @@ from hooks.optimizer import OptimizerHook
 from hooks.progress_bar import ProgressBar
 from hooks.replay_buffer import ReplayBufferTrainer
 from runner.builders import (
-    make_cql_loss,
     make_environment,
     make_learner,
     make_q_network,
@@ -22,6 +21,7 @@ from runner.builders import (
 from runner.collectors.offline import OfflineCollector
 from runner.data.dataset import Dataset
 from runner.data.offline import OfflineSource
+from runner.losses.cql import CQLLoss
 from runner.schedules import Cosine, OverUpdates
 from runner.seeding import Streams
 from runner.spec import ACTION, NEXT_DONE, NEXT_OBSERVATION, NEXT_REWARD, NEXT_TERMINATED, OBSERVATION, Progress
@@ -52,7 +52,7 @@ def trainer(environment, folder=None, data=None, **options):
     collector, data = OfflineCollector(environment), data or source()
     learner = make_learner(
         networks,
-        make_cql_loss(),
+        CQLLoss(),
         optimizer=partial(torch.optim.Adam, lr=1e-3),
         target_updater=make_target_updater(update_frequency=5),
         progress=collector.progress,

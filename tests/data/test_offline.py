@@ -231,6 +231,20 @@ def test_bounds_of_vectors_are_compared(tmp_path):
         make(tmp_path / "d", spec=boxed("New-v0", 1.5))
 
 
+def test_vectors_beyond_the_bounds_are_refused(tmp_path):
+    low, high = np.array([-2.0, -np.inf], np.float32), np.array([2.0, np.inf], np.float32)
+    spec = EnvSpec("Box-v0", (2,), np.dtype(np.float32), (2,), np.dtype(np.float32), action_low=low, action_high=high)
+    actions = torch.tensor([[-2.0, -99.0], [2.0, 99.0]]).repeat(5, 1)
+    write(tmp_path / "within", {**rows(), ACTION: actions}, spec=spec)
+    assert len(make(tmp_path / "within", spec=spec).sample()) == 64
+    for index, wrong in enumerate((2.5, -2.5, float("nan"))):
+        others = actions.clone()
+        others[3:5, 0] = wrong
+        write(tmp_path / str(index), {**rows(), ACTION: others}, spec=spec)
+        with pytest.raises(DatasetError, match="the actions of 2 of its 10 rows are beyond the bounds of Box-v0"):
+            make(tmp_path / str(index), spec=spec)
+
+
 def changed(**columns):
     """Rows of which ``reward`` or ``action`` are others, or ``None`` for taken out."""
     names = {"reward": NEXT_REWARD, "action": ACTION}

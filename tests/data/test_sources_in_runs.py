@@ -51,6 +51,16 @@ def test_updates_in_which_nothing_is_due_leave_priorities_alone(overrides):
     assert run(*overrides, "learner.update_every=2").trainer.progress.updates > 20
 
 
+STAGED = ("algo=sac", "env=pendulum", "source=prioritized", "learner.optimizations.critic.every=2")
+
+
+def test_priorities_that_some_updates_could_not_tell_are_refused_before_the_run():
+    with pytest.raises(ConfigError, match=r"critic\.every=2: the source draws by td_error, .* actor \(every=1\)"):
+        assemble(compose(*QUIET, *STAGED))
+    seldom = [f"learner.optimizations.{name}.every={every}" for name, every in (("actor", 2), ("alpha", 4))]
+    assemble(compose(*QUIET, *STAGED, *seldom)).environment.close()
+
+
 @pytest.mark.parametrize("source", ["prioritized", "slices"])
 def test_recorded_updates_are_those_of_autograd_to_the_bit(source):
     one, other = (run(f"source={source}", f"compile={compile}") for compile in ("none", "trace"))

@@ -83,12 +83,18 @@ def test_advantages_are_estimated_once_for_each_batch():
 
 @pytest.mark.pins("ValueEstimatorHook")
 def test_what_an_estimator_remembers_is_saved():
-    one, other = (ValueEstimatorHook(RewardToGo(), {"batches": 2}) for _ in range(2))
+    one, other = (ValueEstimatorHook(RewardToGo()) for _ in range(2))
     one.estimator.calls = 5
     other.load_state_dict(one.state_dict())
     assert other.estimator.calls == 5
     plain = ValueEstimatorHook(lambda batch: batch)
     plain.load_state_dict(plain.state_dict())
+
+
+def test_no_batch_can_be_left_without_advantages():
+    """The loss reads them of every batch: an interval could only end the run."""
+    with pytest.raises(TypeError, match="every"):
+        ValueEstimatorHook(RewardToGo(), every={"batches": 2})
 
 
 @pytest.mark.parametrize("estimator", [lambda batch: None, lambda batch: batch])

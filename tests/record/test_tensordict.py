@@ -43,9 +43,22 @@ def test_rows_are_the_steps_in_the_order_in_which_they_were_taken(tmp_path):
     assert dataset.about == {"num_envs": 2, "skip": 1}
 
 
-def test_what_the_policy_said_is_kept_where_the_batches_have_it(tmp_path):
-    dataset = recorded(tmp_path, [batch(0, action_log_prob=torch.full((2, 3), -0.5), other=torch.ones(2, 3))])
-    assert set(dataset.keys) == {*TRANSITION, "action_log_prob"}
+def test_what_the_policy_said_is_kept_only_where_it_is_asked_for(tmp_path):
+    one = batch(0, action_log_prob=torch.full((2, 3), -0.5), policy_output=torch.ones(2, 3, 2), other=torch.ones(2, 3))
+    assert set(recorded(tmp_path / "all", [one]).keys) == set(TRANSITION)
+    asked = ["action", "action_log_prob"]
+    assert set(recorded(tmp_path / "asked", [one], in_keys=asked).keys) == set(asked)
+
+
+def test_actions_are_those_that_the_environment_took(tmp_path):
+    bounds = {"action_low": np.array([-2.0, -np.inf], np.float32), "action_high": np.array([1.0, np.inf], np.float32)}
+    spec = EnvSpec("Toy-v0", (), np.dtype(np.int64), (2,), np.dtype(np.float32), **bounds)
+    chosen = torch.tensor([[[-3.0, -3.0], [-2.0, 9.0], [0.5, 0.0]], [[1.5, 1.0], [1.0, 2.0], [-0.5, 7.0]]])
+    one = batch(0).set("action", chosen.clone())
+    dataset = recorded(tmp_path, [one], spec=spec)
+    expected = [[-2.0, -3.0], [1.0, 1.0], [-2.0, 9.0], [1.0, 2.0], [0.5, 0.0], [-0.5, 7.0]]
+    assert dataset.tensor("action").tolist() == expected
+    assert torch.equal(one["action"], chosen)  # the batch itself is still what the policy chose
 
 
 @pytest.mark.pins("TensorDictRecorder", excludes="skip counts calls and not steps")
@@ -72,6 +85,24 @@ def test_without_skip_reset_rows_say_where_episodes_begin(tmp_path):
     assert begins[:, 1].tolist() == [True, False, False, True, False, False]
 
 
+def test_the_first_kept_row_of_an_episode_begins_it_where_its_first_step_is_left_out(tmp_path):
+    # Episodes of environment 0 begin at 0, 10 and 11, of environment 1 at 0 and 12; kept are 0, 4, 8, 12, 16.
+    batches = [batch(first, ends=[(0, 0), (0, 1), (1, 2)] if first == 9 else ()) for first in range(0, 18, 3)]
+    begins = recorded(tmp_path, batches, skip=4, skip_reset=False).tensor("is_init").view(-1, 2)
+    assert begins.tolist() == [[1, 1], [0, 0], [0, 0], [1, 1], [0, 0]]
+
+
+def test_so_it_does_where_batches_of_workers_come_in_turns(tmp_path):
+    def of(first, ids, ends=()):
+        return batch(first, 1, 2, ends, collector={"traj_ids": torch.tensor([ids])})
+
+    # Kept are the steps 0, 3, 6, 9 of all: 9 is the first that is kept of trajectory 5, which begins at 5.
+    batches = [of(0, [1, 1]), of(50, [2, 2]), of(2, [1, 5], [(0, 0)]), of(52, [2, 2]), of(4, [5, 5])]
+    dataset = recorded(tmp_path, batches, skip=3, skip_reset=False)
+    assert dataset.tensor(TRAJ_IDS).tolist() == [1, 2, 2, 5]
+    assert dataset.tensor("is_init").tolist() == [1, 1, 0, 1]
+
+
 def test_batches_of_workers_in_turns_begin_an_episode_where_its_number_is_new(tmp_path):
     def of(first, ids, ends=()):
         return batch(first, 1, 2, ends, collector={"traj_ids": torch.tensor([ids])})
@@ -91,7 +122,9 @@ def test_rows_that_were_not_played_are_left_out(tmp_path):
     assert dataset.about["num_envs"] is None
 
 
-@pytest.mark.parametrize("options", [{}, {"skip": 4}, {"skip_reset": False, "skip": 2}])
+@pytest.mark.parametrize(
+    "options", [{}, {"skip": 4}, {"skip_reset": False, "skip": 2}, {"skip_reset": False, "skip": 5}]
+)
 def test_one_that_goes_on_leaves_the_same_dataset(tmp_path, options):
     batches = [batch(first, ends=[(0, 2)]) for first in range(0, 15, 3)]
     recorded(tmp_path / "through", batches, **options)
