@@ -1,0 +1,35 @@
+"""Write the greedy policy of a run as one file that needs torch alone.
+
+    python scripts/export.py outputs/<algo>-<env>/<run> policy.pt2      (or outputs/.../ckpt/step-<n>)
+
+``act = torch.export.load("policy.pt2").module()`` takes observations ``[N, ...]`` and gives actions ``[N, ...]``; of a
+policy that remembers, ``action, memory = act(observation, memory)``, with zeros where an episode begins.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path)
+    parser.add_argument("file", type=Path)
+    arguments = parser.parse_args()
+    from runner.config.export import export_run
+    from runner.config.report import Rejected
+    from runner.spec import HooklineError
+
+    try:
+        export_run(arguments.run, arguments.file)
+    except (Rejected, HooklineError) as error:
+        print(error, file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+    print(f"{arguments.file}: the policy of {arguments.run}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
