@@ -49,6 +49,8 @@ class ModelRollouts(TrainerHookBase):
         sources = getattr(source, "sources", {})
         if not {"real", "model"} <= sources.keys():
             raise ConfigError("model_rollouts: needs a mixture of sources called real and model")
+        if getattr(policy, "device", "cpu") != "cpu":
+            raise ConfigError(f"model_rollouts: works on the CPU alone so far; device={policy.device}")
         self.dynamics, self.policy, self.warmup = dynamics, policy, source.warmup
         self.real, self.model = sources["real"], sources["model"]
         self.interval, self.updates, self.starts, self.steps = Interval(every), updates, starts, steps
@@ -63,7 +65,11 @@ class ModelRollouts(TrainerHookBase):
 
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
         is_first = not len(self.model.storage)
-        if self.progress.env_steps >= self.warmup and (self.interval.fires(self.progress) or is_first):
+        if (
+            len(self.real.storage)
+            and self.progress.env_steps >= self.warmup
+            and (self.interval.fires(self.progress) or is_first)
+        ):
             stored = {key: self.real.storage.flat[key][: len(self.real.storage)] for key in self.real.storage.flat}
             self._loss = self.dynamics.fit(stored, self.updates)
             self.model.extend(self.imagine(stored[OBSERVATION]))

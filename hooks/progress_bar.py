@@ -14,7 +14,7 @@ HIDDEN = {"train/length_mean", "eval/return_std", "eval/length_mean"}
 
 
 class ProgressBar(Hook):
-    """A bar of env steps with the latest return, evaluation, epsilon, loss, and what other hooks flag ``log_pbar``.
+    """A bar of env steps with the latest return, evaluation, epsilon, losses, and what other hooks flag ``log_pbar``.
 
     Where nothing is played it is one of updates. Where the output is no terminal, a line is printed for each tenth of
     the run instead.
@@ -66,7 +66,8 @@ class ProgressBar(Hook):
         others = [name for name in flagged if name not in SHORT_NAMES]
         order = [*SHORT_NAMES, *losses, *others]
         values = {**flagged, **losses}
-        return {_short(name): f"{float(values[name]):.3g}" for name in order if name in values}
+        names = {name: "loss" if len(losses) == 1 and name in losses else _short(name) for name in order}
+        return {names[name]: f"{float(values[name]):.3g}" for name in order if name in values}
 
     def _print_tenths(self) -> None:
         place, total = self.trainer.progress.place, max(self._total, 1)
@@ -94,4 +95,4 @@ class ProgressBar(Hook):
 
 
 def _short(name: str) -> str:
-    return "loss" if name.startswith("loss/") else SHORT_NAMES.get(name, name.rsplit("/")[-1])
+    return SHORT_NAMES.get(name, name.rsplit("/")[-1])

@@ -48,6 +48,11 @@ class RewardNormalizer(Hook):
         self.trainer, self.progress = trainer, trainer.progress
         if self.progress.axis == "updates":
             raise ConfigError(f"{name or self.default_name()}: it knows rewards by collected ones, and none are played")
+        if getattr(trainer.source, "epochs", 0):
+            raise ConfigError(
+                f"{name or self.default_name()}: it normalizes rewards of sub-batches, and advantages are estimated "
+                "from those of whole batches: env.transforms can scale rewards where they arise"
+            )
         trainer.register_module(name or self.default_name(), self)
         trainer.register_op("batch_process", self.update_reward_stats, every=self.interval)
         trainer.register_op("process_optim_batch", self.normalize_reward)

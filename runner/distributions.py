@@ -128,7 +128,7 @@ class Normal:
 
     def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
         mean, log_std = _halves(outputs)
-        return _log_prob_of_noise((action - mean) * torch.exp(-log_std), log_std)
+        return _log_prob_of_noise((_as_vectors(action, mean) - mean) * torch.exp(-log_std), log_std)
 
     def entropy(self, outputs: Tensor) -> Tensor:
         return (_halves(outputs)[1] + _ENTROPY_OF_NORMAL).sum(-1)
@@ -171,7 +171,7 @@ class TanhNormal:
 
     def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
         mean, log_std = self._parameters(outputs)
-        before = self.box.unsquash(action)
+        before = self.box.unsquash(_as_vectors(action, mean))
         noise = (before - mean) * torch.exp(-log_std)
         return _log_prob_of_noise(noise, log_std) - _log_slope_of_tanh(before).sum(-1)
 
@@ -209,7 +209,7 @@ class Box:
     """Bounds ``[A]`` of actions, and the way between them and all numbers."""
 
     def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        if not is_bounded(low, high):
             raise ValueError(f"actions without bounds ({low} to {high}) cannot be squashed into them")
         self.low, self.high = low.astype(np.float32), high.astype(np.float32)
         self._center, self._scale = (self.high + self.low) / 2, (self.high - self.low) / 2
@@ -230,6 +230,12 @@ class Box:
         if self._tensors[0].device != device:
             self._tensors = self._tensors[0].to(device), self._tensors[1].to(device)
         return self._tensors
+
+
+def is_bounded(low: np.ndarray, high: np.ndarray) -> bool:
+    """Whether all bounds are numbers, and what lies between them is one too."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(high - low).all())
 
 
 def stochastic(spec: EnvSpec) -> Categorical | Normal:
@@ -281,6 +287,11 @@ def masked(outputs: Numbers, mask: Numbers) -> Numbers:
 def _halves(outputs: Numbers) -> tuple[Numbers, Numbers]:
     size = outputs.shape[-1] // 2
     return outputs[..., :size], outputs[..., size:]
+
+
+def _as_vectors(action: Tensor, mean: Tensor) -> Tensor:
+    """Actions of whatever shape as ``[..., A]``."""
+    return action if action.shape == mean.shape else action.reshape(mean.shape)
 
 
 def _like(numbers: Numbers, of_arrays: Callable[..., Any], of_tensors: Callable[..., Any]) -> Callable[..., Any]:

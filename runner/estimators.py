@@ -88,13 +88,16 @@ class VTrace(ValueEstimator):
         self.distribution, self.rho_max, self.c_max = distribution, rho_max, c_max
 
     def _estimate(self, batch: TensorDictBase, value: Tensor, next_value: Tensor) -> returns.Estimate:
-        now = self.distribution.log_prob(outputs_of(self.networks["policy"], batch), batch.get(ACTION))
-        log_ratio = now - batch.get(ACTION_LOG_PROB)
+        there = batch.to(device_of(self.networks["policy"]))
+        now = self.distribution.log_prob(outputs_of(self.networks["policy"], there), there.get(ACTION))
+        log_ratio = now.to(value.device) - batch.get(ACTION_LOG_PROB)
         return returns.v_trace(*_rewards(batch, value, next_value), log_ratio, self.gamma, self.rho_max, self.c_max)
 
 
 class ReturnsToGo:
     """The return that each action led to, as advantage and as target; less the value, where there is a ``value``.
+
+    An episode that is cut by a time limit goes on in its last value, or, where there is no ``value``, ends there.
 
     Steps of an episode whose end is not in the batch have a return that nobody knows: their importance weight is 0, and
     that of the others so much larger that the mean over the batch is a mean over these.
@@ -105,12 +108,16 @@ class ReturnsToGo:
 
     @torch.no_grad()
     def __call__(self, batch: TensorDictBase) -> TensorDictBase:
-        target, is_seen = returns.returns_to_go(batch.get(NEXT_REWARD), batch.get(NEXT_DONE), self.gamma)
+        network, reward, done = self.networks.get("value"), batch.get(NEXT_REWARD), batch.get(NEXT_DONE)
+        value, next_value = (torch.zeros(()), None) if network is None else values_of(network, batch)
+        if next_value is not None:
+            is_cut = done & ~batch.get(NEXT_TERMINATED)
+            reward = reward + torch.where(is_cut, self.gamma * next_value, 0.0)
+        target, is_seen = returns.returns_to_go(reward, done, self.gamma)
         weight = is_seen.to(target.dtype)
         batch.set(IMPORTANCE_WEIGHT, weight / weight.mean().clamp(min=1 / weight.numel()))
         batch.set(VALUE_TARGET, target)
-        value = self.networks.get("value")
-        batch.set(ADVANTAGE, target if value is None else target - values_of(value, batch)[0])
+        batch.set(ADVANTAGE, target - value)
         return batch
 
 
@@ -119,11 +126,18 @@ def _rewards(batch: TensorDictBase, value: Tensor, next_value: Tensor) -> tuple[
 
 
 def values_of(network: Any, batch: TensorDictBase) -> tuple[Tensor, Tensor]:
-    """What the states of a batch are worth, and those that followed them; ``[N, T]`` each."""
-    observation, following = batch.get(OBSERVATION), batch.get(NEXT_OBSERVATION)
+    """What the states of a batch are worth, and those that followed them; ``[N, T]`` each, where the batch is."""
+    place, home = device_of(network), batch.get(OBSERVATION).device
+    observation, following = batch.get(OBSERVATION).to(place), batch.get(NEXT_OBSERVATION).to(place)
     if not getattr(network, "memory_size", 0):
-        value, next_value = network(torch.stack([observation, following])).squeeze(-1)
-        return value, next_value
-    value, after = network.step(observation.flatten(0, 1), batch.get(MEMORY).flatten(0, 1))
+        both = network(torch.stack([observation, following])).squeeze(-1).to(home)
+        return both[0], both[1]
+    value, after = network.step(observation.flatten(0, 1), batch.get(MEMORY).to(place).flatten(0, 1))
     next_value, _ = network.step(following.flatten(0, 1), after)
-    return value.view(batch.batch_size), next_value.view(batch.batch_size)
+    return value.view(batch.batch_size).to(home), next_value.view(batch.batch_size).to(home)
+
+
+def device_of(network: Any) -> torch.device:
+    """Where a network is; the CPU for a function without parameters."""
+    parameters = getattr(network, "parameters", lambda: iter(()))()
+    return next((one.device for one in parameters), torch.device("cpu"))

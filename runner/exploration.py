@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from runner.distributions import Argmax, Distribution, bounds
+from runner.distributions import Argmax, Distribution, bounds, is_bounded
 from runner.spec import EnvSpec, StateDict
 from runner.types import Fraction, NonNegativeFloat
 
@@ -44,7 +44,7 @@ class Exploring:
         if self.spec.num_actions is not None:
             return self.generator.integers(self.spec.num_actions, size=shape)
         low, high = bounds(self.spec)
-        if not np.isfinite([low, high]).all():
+        if not is_bounded(low, high):
             raise ValueError("collector.init_random_frames: actions without bounds cannot be drawn at random")
         uniform = self.generator.random((*shape, low.size), dtype=np.float32)
         return (low + (high - low) * uniform).reshape(*shape, *self.spec.action_shape)

@@ -89,6 +89,17 @@ def returns_to_go(reward: Tensor, done: Tensor, gamma: float) -> tuple[Tensor, T
     return backward_sum(reward, within), seen
 
 
+def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean over all samples, ``[]``, of what is multiplied by importance weights, if there are any."""
+    return values.mean() if weight is None else (values * weight).mean()
+
+
+def normalized(values: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean 0 and deviation 1 over what counts of the samples; a single one becomes 0."""
+    away = values - weighted_mean(values, weight)
+    return away / (weighted_mean(away.square(), weight).sqrt() + 1e-8)
+
+
 class NStep(NamedTuple):
     """An n-step transition: summed reward, index of its last row, and how many rewards it sums."""
 

@@ -18,6 +18,7 @@ from runner.distributions import (
     TanhDeterministic,
     TanhNormal,
     bounds,
+    is_bounded,
     masked,
     outputs_of,
     stochastic,
@@ -253,3 +254,22 @@ def test_a_mask_in_the_batch_counts_for_outputs_of_actions_and_for_no_others():
     batch = TensorDict({"observation": torch.ones(1, 3), "action_mask": mask}, [1])
     assert outputs_of(lambda one: 2 * one, batch).tolist() == [[2.0, MASKED, 2.0]]
     assert outputs_of(lambda one: 2 * one[:, :1], batch).tolist() == [[2.0]]  # a value of the state
+
+
+@pytest.mark.parametrize("shape", [(), (1, 1), (2, 2)])
+def test_actions_of_any_shape_have_the_density_of_their_elements(shape):
+    size = int(np.prod(shape))
+    outputs, action = torch.randn(5, 3, 2 * size), torch.rand(5, 3, *shape) * 1.8 - 0.9
+    low, high = -np.ones(size, np.float32), np.ones(size, np.float32)
+    for kind in (Normal(low, high), TanhNormal(low, high)):
+        found = kind.log_prob(outputs, action)
+        assert found.shape == (5, 3)
+        assert torch.equal(found, kind.log_prob(outputs, action.reshape(5, 3, size)))
+
+
+def test_bounds_whose_distance_is_no_number_are_none():
+    most = np.full(1, np.finfo(np.float32).max)
+    assert not is_bounded(-most, most)
+    assert is_bounded(-most / 4, most / 4)
+    with pytest.raises(ValueError, match="without bounds"):
+        TanhNormal(-most, most)

@@ -25,7 +25,7 @@ def networks(cell="lstm", shared=False, spec=SPEC):
     return made
 
 
-def collected(*overrides, batches=3):
+def collected(*overrides, batches=3, ends=True):
     experiment = assemble(compose_recurrent(*overrides))
     found = []
     for batch in experiment.trainer.collector:
@@ -33,7 +33,8 @@ def collected(*overrides, batches=3):
         found.append(batch.clone())
         if len(found) == batches:
             break
-    experiment.trainer.collector.shutdown()
+    if ends:
+        experiment.trainer.collector.shutdown()
     return experiment, found
 
 
@@ -126,7 +127,30 @@ def test_a_greedy_policy_moves_the_memory_that_it_is_given():
         policy.greedy(observation)
 
 
-def test_a_recurrent_policy_is_trained_evaluated_and_resumed(tmp_path):
+def test_a_recurrent_policy_is_trained_and_evaluated():
     experiment = train(compose_recurrent("total_frames=400"))
     assert experiment.trainer.progress.updates == 80
     assert np.isfinite(experiment.evaluation.run().returns).all()
+
+
+def test_a_collector_goes_on_with_what_its_policy_remembered():
+    experiment, _ = collected(ends=False)
+    again = assemble(compose_recurrent())
+    again.trainer.collector.load_state_dict(experiment.trainer.collector.state_dict())
+    again.trainer.learner.load_state_dict(experiment.trainer.learner.state_dict())
+    (batch,) = [next(iter(again.trainer.collector)).clone()]
+    carried, begins = batch[MEMORY][:, 0], batch[IS_INIT][:, 0]
+    assert not begins.all()
+    assert carried[~begins].any()
+    assert torch.equal(batch[POLICY_OUTPUT], next(iter(experiment.trainer.collector))[POLICY_OUTPUT])
+
+
+def test_an_episode_that_begins_anew_is_not_remembered():
+    experiment, _ = collected(ends=False)
+    collector = experiment.trainer.collector
+    collector._memory[...] = 7.0
+    for single in collector.environment._singles:
+        single.begin_next()
+    batch = next(iter(collector))
+    assert batch[IS_INIT][:, 0].all()
+    assert not batch[MEMORY][:, 0].any()

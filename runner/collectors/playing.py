@@ -18,6 +18,9 @@ class VectorEnvironment(Protocol):
     mask: np.ndarray
     resume_mode: str
 
+    @property
+    def begins(self) -> np.ndarray: ...
+
     def complete(self) -> None: ...
 
     def part(self, first: int, num_envs: int) -> "VectorEnvironment": ...
@@ -51,6 +54,8 @@ class VectorEnvironment(Protocol):
 
 def play(environment: VectorEnvironment, policy: Actor, arrays: Arrays, planned: Planned, memory: np.ndarray) -> None:
     """Fill ``arrays``; ``memory`` ``[N, ...]`` is what the policy remembers of each episode, and is moved on."""
+    if memory.size:
+        memory[environment.begins] = 0  # also those that could not be brought back, and begin anew
     act, has_mask = policy.begin(arrays, planned, memory), environment.mask.size > 0
     for t in range(len(arrays.reward)):
         arrays.observation[t] = environment.observation

@@ -193,6 +193,21 @@ def _check_learning(trainer: Trainer, hooks: Sequence[Any]) -> None:
         missing = "no hook shows observations to the network that normalizes them"
     if missing:
         raise ConfigError(f"learning: {missing}; learning=[off_policy,...] has the hooks that a run needs")
+    _check_order(trainer)
+
+
+def _check_order(trainer: Trainer) -> None:
+    """Refuse what adds entries to a batch that has been handed to the source before."""
+    owners = [getattr(operation, "__self__", operation) for operation in trainer.operations("batch_process")]
+    feeds = next(
+        (place for place, owner in enumerate(owners) if getattr(owner, "source", None) is trainer.source), None
+    )
+    late = [owner for owner in owners[feeds:] if hasattr(owner, "estimator")] if feeds is not None else []
+    if late:
+        raise ConfigError(
+            "learning: advantages are estimated after the batch was handed to the source: name the estimator first, "
+            "as in learning=[gae,on_policy]"
+        )
 
 
 def _keeps_data(source: Any) -> bool:

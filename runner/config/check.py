@@ -125,7 +125,8 @@ class _Check:
 
     def _follows(self, problem: Problem) -> bool:
         """Whether something is only missing because a choice was guessed."""
-        return problem.message.startswith("missing") and problem.key.partition(".")[0] in self._mended
+        guessed = {problem.key.partition(".")[0], "algo", "experiment"}  # these two choose of other groups, too
+        return problem.message.startswith("missing") and not guessed.isdisjoint(self._mended)
 
     def _compose_first(self) -> Composition:
         composition = self._compose(next(self._combinations()))

@@ -90,10 +90,24 @@ def unchosen_keys(group: str, tree: Mapping[str, Any], composer: Composer) -> di
     chosen: Any = tree.get(group)
     names = set(chosen) if isinstance(chosen, Mapping) else set()
     brings = {choice: composer.keys_of(f"{group}/{choice}") for choice in composer.choices(group)}
-    active = [choice for choice, keys in brings.items() if {key for key in keys if "." not in key} <= names]
+    active = _active({choice: set(keys) for choice, keys in brings.items()}, group, tree) if names else []
     found: dict[str, str] = {}
     for choice, keys in brings.items():
         wanted = f"[{','.join([*active, choice])}]" if group in NAMED_NODES else choice
         for key in keys if choice not in active else ():
             found.setdefault(f"{group}.{key}", f"{group}={wanted}")
     return {key: override for key, override in found.items() if lookup(tree, key) is ABSENT}
+
+
+def _active(brings: Mapping[str, set[str]], group: str, tree: Mapping[str, Any]) -> list[str]:
+    """The choices that the items there may be from: where one has all the keys of another, only that one."""
+    there = {
+        choice: keys
+        for choice, keys in brings.items()
+        if all(lookup(tree, f"{group}.{key}") is not ABSENT for key in keys)
+    }
+    largest: list[str] = []
+    for choice in sorted(there, key=lambda one: -len(there[one])):
+        if not any(there[choice] <= there[other] for other in largest):
+            largest.append(choice)
+    return sorted(largest)

@@ -194,6 +194,11 @@ class Environment:
         """The number of the running episode of each."""
         return [single.episode or 0 for single in self._singles]
 
+    @property
+    def begins(self) -> np.ndarray:
+        """Which of them have not made a step of their episode, ``[N]``."""
+        return np.array([single.length == 0 for single in self._singles])
+
     def start(self) -> None:
         """Reset every environment to the beginning of its current episode, unless that was done before."""
         self.complete()

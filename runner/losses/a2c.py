@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runner.distributions import outputs_of, policy_and_value
+from runner.returns import normalized, weighted_mean
 from runner.spec import ACTION, ADVANTAGE, IMPORTANCE_WEIGHT, VALUE_TARGET
 from runner.types import Discount, NonNegativeFloat
 
@@ -61,22 +62,13 @@ class A2CLoss:
         log_prob = self.distribution.log_prob(outputs, batch.get(ACTION))
         advantage = batch.get(ADVANTAGE)
         if self.normalize_advantage:
-            advantage = _normalized(advantage, weight)
-        entropy = _mean(self.distribution.entropy(outputs), weight)
+            advantage = normalized(advantage, weight)
+        entropy = weighted_mean(self.distribution.entropy(outputs), weight)
         losses = {
-            "loss_policy": -_mean(log_prob * advantage, weight),
+            "loss_policy": -weighted_mean(log_prob * advantage, weight),
             "loss_entropy": -hyper_parameters["entropy_coeff"] * entropy,
         }
         if value is not None:
             error = self._function(value, batch.get(VALUE_TARGET), reduction="none")
-            losses["loss_value"] = hyper_parameters["critic_coeff"] * _mean(error, weight)
+            losses["loss_value"] = hyper_parameters["critic_coeff"] * weighted_mean(error, weight)
         return TensorDict({**losses, "entropy": entropy.detach()}, batch_size=[])
-
-
-def _mean(values: Tensor, weight: Tensor | None) -> Tensor:
-    return values.mean() if weight is None else (values * weight).mean()
-
-
-def _normalized(values: Tensor, weight: Tensor | None) -> Tensor:
-    mean = _mean(values, weight)
-    return (values - mean) / (_mean((values - mean).square(), weight).sqrt() + 1e-8)

@@ -9,7 +9,17 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from runner.distributions import policy_and_value
-from runner.spec import ACTION, ACTION_LOG_PROB, ADVANTAGE, KL, POLICY_OUTPUT, STATE_VALUE, VALUE_TARGET
+from runner.returns import normalized, weighted_mean
+from runner.spec import (
+    ACTION,
+    ACTION_LOG_PROB,
+    ADVANTAGE,
+    IMPORTANCE_WEIGHT,
+    KL,
+    POLICY_OUTPUT,
+    STATE_VALUE,
+    VALUE_TARGET,
+)
 from runner.types import Discount, NonNegativeFloat, PositiveFloat
 
 Kind = Literal["clip", "kl_penalty"]
@@ -24,9 +34,10 @@ class PPOLoss:
     (eq. 8): ``beta`` times the divergence from the policy that played is added, exactly, from its recorded outputs.
 
     One term, ``ppo``, over networks ``policy`` and ``value``; reads a batch ``[...]`` with observation, action,
-    ``action_log_prob``, ``advantage`` and ``value_target`` (``policy_output`` for the penalty, ``state_value`` to clip
-    values). Gives ``loss_policy``, ``loss_value``, ``loss_entropy``, the scalars ``approx_kl`` and ``clip_fraction``,
-    and ``kl`` ``[...]``: ``(r - 1) - log r`` of each action (Schulman 2020), whose mean estimates the divergence.
+    ``action_log_prob``, ``advantage``, ``value_target``, and importance weights if it has any (``policy_output`` for
+    the penalty, ``state_value`` to clip values). Gives ``loss_policy``, ``loss_value``, ``loss_entropy``, the scalars
+    ``approx_kl`` and ``clip_fraction``, and ``kl`` ``[...]``: ``(r - 1) - log r`` of each action (Schulman 2020),
+    whose mean estimates the divergence.
 
     Args:
         distribution: what the outputs of ``policy`` mean.
@@ -76,18 +87,20 @@ class PPOLoss:
         outputs, value = policy_and_value(networks, batch)
         log_ratio = self.distribution.log_prob(outputs, batch.get(ACTION)) - batch.get(ACTION_LOG_PROB)
         ratio = log_ratio.exp()
-        advantage = batch.get(ADVANTAGE)
+        advantage, weight = batch.get(ADVANTAGE), batch.get(IMPORTANCE_WEIGHT, None)
         if self.normalize_advantage:
-            advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-8)
+            advantage = normalized(advantage, weight)
         with torch.no_grad():
             kl = (ratio - 1) - log_ratio
             clipped = ((ratio - 1).abs() > epsilon).float().mean()
         if self.kind == "clip":
-            gain = torch.min(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage).mean()
+            gain = weighted_mean(
+                torch.min(ratio * advantage, ratio.clamp(1 - epsilon, 1 + epsilon) * advantage), weight
+            )
         else:
-            divergence = self.distribution.kl(batch.get(POLICY_OUTPUT), outputs).mean()
-            gain = (ratio * advantage).mean() - hyper_parameters["beta"].to(ratio.device) * divergence
-        entropy = self.distribution.entropy(outputs).mean()
+            divergence = weighted_mean(self.distribution.kl(batch.get(POLICY_OUTPUT), outputs), weight)
+            gain = weighted_mean(ratio * advantage, weight) - hyper_parameters["beta"].to(ratio.device) * divergence
+        entropy = weighted_mean(self.distribution.entropy(outputs), weight)
         losses = {
             "loss_policy": -gain,
             "loss_value": hyper_parameters["critic_coeff"] * self._value_loss(value, batch, epsilon),
@@ -100,9 +113,10 @@ class PPOLoss:
         target = batch.get(VALUE_TARGET)
         if value.shape != target.shape:  # [B, 1] against [B] would broadcast to [B, B]
             raise ValueError(f"values {list(value.shape)} and their targets {list(target.shape)} differ in shape")
+        weight = batch.get(IMPORTANCE_WEIGHT, None)
+        error = self._function(value, target, reduction="none")
         if not self.clip_value:
-            return self._function(value, target)
+            return weighted_mean(error, weight)
         old = batch.get(STATE_VALUE)
         near = old + (value - old).clamp(-epsilon, epsilon)
-        worse = torch.max(*(self._function(one, target, reduction="none") for one in (value, near)))
-        return worse.mean()
+        return weighted_mean(torch.max(error, self._function(near, target, reduction="none")), weight)

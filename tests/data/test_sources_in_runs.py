@@ -12,8 +12,8 @@ from runner.losses.dqn import DQNLoss
 from runner.spec import ConfigError, HooklineError
 from tests.whole.runs import compose, differences, weights
 
-SOURCES = sorted({file.stem for file in (CONF / "source").glob("*.yaml")} - {"offline"})
-"""Of runs that play; tests/whole/test_offline.py has the other one."""
+SOURCES = sorted({file.stem for file in (CONF / "source").glob("*.yaml")} - {"offline", "rollout", "dyna"})
+"""Of runs that replay and play; the others are tested with what else they need."""
 QUIET = ("logger=[]", "total_frames=800", "source.warmup=200", "evaluation.final_episodes=1")
 PART_PRIORITIZED = ("source=mixture", "source.sources.all.sampler=prioritized")
 

@@ -29,7 +29,7 @@ NEEDED = {
 }
 LEARNING = sorted(path.stem for path in (CONF / "learning").glob("*.yaml"))
 HOOKS = sorted(path.stem for path in (CONF / "hooks").glob("*.yaml"))
-FIRST = ("select_keys", "gae", "td_lambda", "v_trace", "returns_to_go")
+FIRST = ("select_keys", "value_estimator", "gae", "td_lambda", "v_trace", "returns_to_go")
 ON_POLICY = ("on_policy", "kl_stop", "adaptive_kl", *FIRST[1:])
 
 

@@ -26,7 +26,7 @@ def make(of=Discrete, **options):
 
 def advantage_of(case, normalize):
     centred = case.advantage - case.advantage.mean()
-    return centred / (np.sqrt((centred**2).sum() / (SIZE - 1)) + 1e-8) if normalize else case.advantage
+    return centred / (np.sqrt((centred**2).sum() / SIZE) + 1e-8) if normalize else case.advantage
 
 
 def clipped_gain(case, outputs, normalize):

@@ -89,12 +89,13 @@ def test_during_the_warm_up_nothing_is_learned():
 
 def test_a_stop_leaves_out_the_rest_of_the_epochs_of_this_batch_alone():
     run, counts = Run(), iter(range(100))
-    KLStop(1e9).register(run.trainer)
 
-    def stop(sub_batch):
-        run.trainer.optim_stopped = next(counts) == 7  # the second update of the second batch
+    def move(sub_batch):
+        moved = float(next(counts) == 7)  # the second update of the second batch
+        sub_batch.set("kl", torch.full(sub_batch.batch_size, moved))
 
-    Call("post_loss", stop).register(run.trainer)
+    Call("post_loss", move).register(run.trainer)
+    KLStop(0.5).register(run.trainer)
     learning = [*COLLECT, "pre_optim_steps", *UPDATE * 6, *END]
     assert run.taped() == [*learning, *COLLECT, "pre_optim_steps", *UPDATE * 2, *END, *learning]
 
@@ -117,7 +118,7 @@ def written_out(batches, networks):
                 observation, action, old, gain, value_target = (one[chosen] for one in flat)
                 logs = torch.log_softmax(networks["policy"](observation), -1)
                 ratio = (logs.gather(-1, action.unsqueeze(-1)).squeeze(-1) - old).exp()
-                gain = (gain - gain.mean()) / (gain.std() + 1e-8)
+                gain = (gain - gain.mean()) / (gain.std(correction=0) + 1e-8)
                 policy = -torch.min(ratio * gain, ratio.clamp(1 - EPSILON, 1 + EPSILON) * gain).mean()
                 error = (networks["value"](observation).squeeze(-1) - value_target).square().mean()
                 entropy = -(logs.exp() * logs).sum(-1).mean()

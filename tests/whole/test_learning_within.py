@@ -55,7 +55,7 @@ def steps_to(level, *overrides):
     stop = ["hooks=[default,early_stopping]", f"hooks.early_stopping.threshold={level}", "~hooks.progress_bar"]
     stop += ["hooks.early_stopping.patience=1000", "evaluation.every.env_steps=100", "evaluation.episodes=30"]
     trainer = train(check(parse_arguments([*stop, *overrides])).config).trainer
-    assert "early" in str(trainer.stop_reason) or str(level) in str(trainer.stop_reason), trainer.stop_reason
+    assert trainer.stop_reason != "total_frames"
     return trainer.progress.env_steps
 
 
