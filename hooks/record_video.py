@@ -12,6 +12,7 @@ from runner.hook import Hook
 from runner.seeding import Streams, env_seed, unchanged_globals
 from runner.spec import Abandoned, ConfigError
 from runner.types import Every, Factory, PositiveInt
+from runner.video import FPS
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class RecordVideo(Hook):
             log.warning("no video at %s; training goes on: %s", self.progress.place_in_words, _line(error))
         else:
             for path in paths:
-                self.trainer.metrics.log_video(f"video/{recorder.tag}", path, self.progress, recorder.fps or 30.0)
+                self.trainer.metrics.log_video(f"video/{recorder.tag}", path, self.progress, recorder.fps or FPS)
         self.count += 1
 
     def _show(self) -> bool:

@@ -57,9 +57,9 @@ class Metrics:
         """Hand a finished mp4 to every logger that takes one."""
         self._tell_all("log_video", name, path, progress.step, fps)
 
-    def log_histogram(self, name: str, data: Any, progress: Progress) -> None:
+    def log_histogram(self, name: str, data: Any, progress: Progress, bins: int = 64) -> None:
         """Hand the numbers of a tensor to every logger that shows how they are distributed."""
-        self._tell_all("log_histogram", name, data, progress.step)
+        self._tell_all("log_histogram", name, data, progress.step, bins)
 
     def _tell_all(self, method: str, *arguments: Any) -> None:
         """Call every logger that has the method; one that fails is told of once, and stops nothing."""

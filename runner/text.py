@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import shlex
 import sys
 from typing import Any
@@ -13,6 +14,11 @@ def legible(text: str, most: int = 400) -> str:
     words = " ".join(text[: most + 1].split())
     shown = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in words)
     return shown if len(text) <= most else f"{shown[:most]}..."
+
+
+def file_name(name: str) -> str:
+    """``name`` as that of a file, in one folder: without what such a name cannot have, or begin with."""
+    return re.sub(r"[^\w\-. ]", "_", name, flags=re.ASCII).lstrip(".")[:100] or "unnamed"
 
 
 def own_command() -> str:

@@ -15,6 +15,8 @@ import numpy as np
 from runner.extras import need
 
 FPS = 30.0
+VIDEOS = "videos"
+"""The folder of a run that has them."""
 KEY_EVERY_SECONDS = 2.0
 GIF_FRAMES = 150
 GIF_WIDTH = 320

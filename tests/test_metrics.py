@@ -237,7 +237,7 @@ class Shows(Rows):
     def log_video(self, name, path, step, fps):
         self.shown.append((name, path, step, fps))
 
-    def log_histogram(self, name, data, step):
+    def log_histogram(self, name, data, step, bins):
         self.shown.append((name, data, step))
 
 

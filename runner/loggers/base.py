@@ -3,11 +3,10 @@
 import json
 import logging
 import os
-import re
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
@@ -16,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from runner.spec import StateDict, place_of
-from runner.video import FPS, write_mp4
+from runner.text import file_name
+from runner.video import FPS, VIDEOS, write_mp4
 
 log = logging.getLogger(__name__)
 
 LOG_DIR = "logs"
-VIDEOS = "videos"
 BINS = 64
 
 
@@ -93,16 +92,32 @@ class Logger(ABC):
         """Log a video: the path of an mp4, or ``[T, C, H, W]``, or ``[N, T, C, H, W]`` (a grid), of bytes."""
         at = self.place(step)
         if not isinstance(video, str | os.PathLike):
-            video = write_mp4(self.folder / VIDEOS / f"{file_name(name)}-{at}.mp4", video, fps)
-        self.show_video(name, Path(video), at, fps or FPS)
+            path = self.folder / VIDEOS / f"{file_name(name)}-{at}.mp4"
+            try:
+                video = write_mp4(path, video, fps)
+            except OSError as error:
+                return self._tell_of("log_video", error)
+        self._try("log_video", lambda: self.show_video(name, Path(video), at, fps or FPS))
 
     def log_histogram(self, name: str, data: Any, step: int | None = None, bins: int | Sequence[float] = BINS) -> None:
         """Log how the numbers of a tensor are distributed."""
-        self.show_histogram(name, Histogram.of(data, bins), self.place(step))
+        histogram, at = Histogram.of(data, bins), self.place(step)
+        self._try("log_histogram", lambda: self.show_histogram(name, histogram, at))
 
     def log_hparams(self, parameters: Any) -> None:
         """Log a mapping, nested or not, or a dataclass."""
-        self.show_hparams(as_mapping(parameters))
+        own = as_mapping(parameters)
+        self._try("log_hparams", lambda: self.show_hparams(own))
+
+    def _try(self, method: str, show: Callable[[], None]) -> None:
+        try:
+            show()
+        except Exception as error:  # whatever a disk, a server or a library does: nobody's run depends on it
+            self._tell_of(method, error)
+
+    def _tell_of(self, method: str, error: Exception) -> None:
+        words = "%s fails at %s; what it was given is lost: %s: %s"
+        self.warn_once(words, type(self).__name__, method, type(error).__name__, error)
 
     def place(self, step: int | None) -> int:
         """The step that is meant."""
@@ -172,11 +187,6 @@ def flatten(parameters: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
             is_plain = isinstance(value, str | int | float)
             flat[f"{prefix}{key}"] = value if is_plain else json.dumps(value, default=str)
     return flat
-
-
-def file_name(name: str) -> str:
-    """``name`` as that of a file, in one folder."""
-    return re.sub(r"[^\w\-. ]", "_", name, flags=re.ASCII).lstrip(".")[:150] or "unnamed"
 
 
 def _number(name: str, value: Any) -> float:

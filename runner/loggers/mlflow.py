@@ -13,14 +13,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from runner.loggers.base import Histogram, Logger, file_name, run_name
+from runner.loggers.base import Histogram, Logger, run_name
 from runner.loggers.journal import JOURNAL, Journal, Row
 from runner.loggers.mlflow_client import FOLDER, MARK, flatten_parameters, is_run_id
 from runner.loggers.mlflow_database import address, default_address, without_password
 from runner.loggers.mlflow_process import Link
 from runner.loggers.mlflow_sender import STATUSES
 from runner.spec import CLOCKS, Deferred, StateDict, place_of
-from runner.text import own_command
+from runner.text import file_name, own_command
 
 logger = logging.getLogger(__name__)
 

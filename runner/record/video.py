@@ -1,7 +1,6 @@
 """Turns what environments show into videos, one picture after the other."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,12 +11,12 @@ from tensordict import TensorDictBase
 
 from runner.extras import need
 from runner.spec import StateDict
+from runner.text import file_name
 from runner.types import PositiveFloat, PositiveInt
-from runner.video import FPS, Mp4Writer, as_picture, grid
+from runner.video import FPS, VIDEOS, Mp4Writer, as_picture, grid
 
 log = logging.getLogger(__name__)
 
-VIDEOS = "videos"
 PIXELS = "pixels"
 
 
@@ -111,7 +110,7 @@ class VideoRecorder:
             self.logger.log_video(self._name(key), path, step, self.fps or FPS)
 
     def _name(self, key: str) -> str:
-        return _in_files(self.tag if len(self.in_keys) == 1 else f"{self.tag}_{key}")
+        return file_name(self.tag if len(self.in_keys) == 1 else f"{self.tag}_{key}")
 
     def abandon(self) -> None:
         """Give up what is being written."""
@@ -124,11 +123,11 @@ class VideoRecorder:
 
     def written(self) -> list[Path]:
         """The complete videos of this tag, whoever recorded them."""
-        return list(self.folder.glob(f"{_in_files(self.tag)}[-_]*.mp4"))
+        return list(self.folder.glob(f"{file_name(self.tag)}[-_]*.mp4"))
 
     def remove_unfinished(self) -> None:
         """What a process that was killed left half written."""
-        for path in self.folder.glob(f".{_in_files(self.tag)}*.part"):
+        for path in self.folder.glob(f".{file_name(self.tag)}*.part"):
             with suppress(OSError):
                 path.unlink()
 
@@ -137,11 +136,6 @@ class VideoRecorder:
 
     def load_state_dict(self, state: StateDict) -> None:
         self.count = int(state["count"])
-
-
-def _in_files(name: str) -> str:
-    """``name`` without what a file's cannot have, or begin with."""
-    return re.sub(r"[^\w\-. ]", "_", name, flags=re.ASCII).lstrip(".")[:100] or "video"
 
 
 def _has_keys(data: Any) -> bool:

@@ -123,6 +123,20 @@ def test_a_video_is_a_file_named_after_its_step(tmp_path):
     assert [path.name for path in (tmp_path / "e/videos").iterdir()] == ["best_run-12.mp4"]
 
 
+def test_a_disk_that_takes_nothing_is_told_of_once_and_stops_nobody(tmp_path, caplog):
+    logger = CSVLogger("e", tmp_path)
+    (tmp_path / "e").rmdir()
+    (tmp_path / "e").write_text("a file where the folder was")
+    logger.log_hparams({"lr": 0.1})
+    logger.log_histogram("w", [0.0, 1.0], step=1)
+    logger.log_video("v", np.zeros((2, 3, 16, 16), np.uint8), step=1)
+    told = [line for line in caplog.messages if "what it was given is lost" in line]
+    assert len(told) == 1
+    assert "CSVLogger fails at log_hparams" in told[0]
+    with pytest.raises(ValueError, match="at least one finite number"):  # what is wrong with the call is still said
+        logger.log_histogram("w", [])
+
+
 @pytest.mark.usefixtures("in_thread")
 @pytest.mark.pins("MLFlowLogger", excludes="log_histogram raises NotImplementedError")
 @pytest.mark.pins("MLFlowLogger", excludes="the video of step 0 loses its step")
