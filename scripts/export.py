@@ -18,17 +18,9 @@ def main() -> int:
     parser.add_argument("run", type=Path)
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()
-    from runner.config.export import export_run
-    from runner.config.report import Rejected
-    from runner.spec import HooklineError
+    from runner.config.export import export_or_say_why
 
-    try:
-        export_run(arguments.run, arguments.file)
-    except (Rejected, HooklineError) as error:
-        print(error, file=sys.stderr)
-        return getattr(error, "exit_code", 1)
-    print(f"{arguments.file}: the policy of {arguments.run}")
-    return 0
+    return export_or_say_why(arguments.run, arguments.file)
 
 
 if __name__ == "__main__":

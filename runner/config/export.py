@@ -1,5 +1,6 @@
 """The greedy policy of a run as one file that needs torch alone."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from runner.config.report import Rejected
 from runner.config.resume import resume
 from runner.policy import Policy
 from runner.runs import RunFolder
+from runner.spec import HooklineError
 
 LONGER = 10**15
 """Than any run: a run that is done may only be read by who lets it go on."""
@@ -47,6 +49,17 @@ def export_policy(policy: Policy, path: Path) -> None:
         inputs = (shown, torch.zeros(2, copy.memory_size))
     program = torch.export.export(Greedy(copy), inputs, dynamic_shapes=tuple({0: rows} for _ in inputs))
     torch.export.save(program, path)
+
+
+def export_or_say_why(folder: Path, path: Path) -> int:
+    """Write the file and say so, or what is wrong with the run; returns the exit code."""
+    try:
+        export_run(folder, path)
+    except (Rejected, HooklineError) as error:
+        print(error, file=sys.stderr)
+        return int(getattr(error, "exit_code", 1))
+    print(f"{path}: the policy of {folder}")
+    return 0
 
 
 def export_run(folder: Path, path: Path) -> None:

@@ -191,12 +191,10 @@ class Environment:
 
     @property
     def episodes(self) -> list[int]:
-        """The number of the running episode of each."""
         return [single.episode or 0 for single in self._singles]
 
     @property
-    def begins(self) -> np.ndarray:
-        """Which of them have not made a step of their episode, ``[N]``."""
+    def begins(self) -> np.ndarray:  # which have not made a step of their episode, [N]
         return np.array([single.length == 0 for single in self._singles])
 
     def start(self) -> None:
