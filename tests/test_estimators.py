@@ -72,12 +72,12 @@ def test_v_trace_of_a_batch_compares_the_policy_with_the_one_that_played():
 
 def test_returns_of_episodes_whose_end_was_not_seen_do_not_count():
     one = ReturnsToGo({"value": value}, GAMMA)(batch())
-    # 1 + 2 / 2, 2; then nothing ends. 5 + 6 / 2 + 7 / 4 = 9.75, 6 + 7 / 2 = 9.5, 7. Five of eight steps are seen.
+    # 1 + 2 / 2, 2; then nothing ends. The other is cut in a state worth 60: 7 + 60 / 2, 6 + 37 / 2, 5 + 24.5 / 2.
     weight = torch.tensor([[1.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 0.0]])
     torch.testing.assert_close(one["importance_weight"], weight * 8 / 5)
     seen = weight.bool()
-    assert one["value_target"][seen].tolist() == [2, 2, 9.75, 9.5, 7]
-    assert one["advantage"][seen].tolist() == [2 - 10, 2 - 20, 9.75 - 30, 9.5 - 40, 7 - 50]
+    assert one["value_target"][seen].tolist() == [2, 2, 17.25, 24.5, 37]
+    assert one["advantage"][seen].tolist() == [2 - 10, 2 - 20, 17.25 - 30, 24.5 - 40, 37 - 50]
 
 
 def test_without_a_baseline_the_advantage_is_the_return():

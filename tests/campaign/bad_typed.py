@@ -113,7 +113,7 @@ def key_of_another(space: Space, rng: Draw) -> Case | None:
     group = rng.choice([group for group in space.groups if group not in GLOBAL])
     chosen, other = (space.choose(group, choice) for choice in rng.choices(space.groups[group], k=2))
     keys = [key for key in other.values if key.startswith(f"{group}.") and not is_key(chosen, key)]
-    if not keys or "_target_" in (key := rng.choice(keys)):
+    if not keys or "_target_" in (key := rng.choice(keys)) or not space.stands_alone(chosen.argv[0]):
         return None
     owners = tuple(choice for choice in space.groups[group] if key in space.choose(group, choice).values)
     return Case((*chosen.argv, f"{key}=1"), (key,), owners, 1)

@@ -13,6 +13,9 @@ from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from runner.config.arguments import parse_arguments
+from runner.config.check import check
+from runner.config.report import Rejected
 from runner.config.root import root
 
 TARGET = "_target_"
@@ -104,8 +107,18 @@ class Space:
 
     def context(self, rng: random.Random) -> Context:
         """The default configuration with one other choice."""
-        choice = rng.choice(self._choices)
+        while not self.stands_alone(choice := rng.choice(self._choices)):
+            pass
         return self.choose(*choice.split("=")) if choice else self.plain
+
+    @cache  # noqa: B019
+    def stands_alone(self, text: str) -> bool:
+        """Whether this choice needs no other one beside it: a mistake is to be the only one."""
+        try:
+            check(parse_arguments([word for word in (text, INCOMPLETE.get(text)) if word]))
+        except Rejected:
+            return False
+        return True
 
     @cache  # noqa: B019 - there is one space in a process
     def choose(self, group: str, choice: str) -> Context:
