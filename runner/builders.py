@@ -39,7 +39,7 @@ from runner.learner.staged import Rules, make_optimizations
 from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, TrivialTarget
 from runner.loggers.base import generate_exp_name
 from runner.loggers.choose import get_logger
-from runner.losses.dqn import DQNLoss, LossFunction
+from runner.losses.dqn import DQNLoss
 from runner.networks.actor_critic import make_actor_critic
 from runner.networks.cnn import make_q_cnn
 from runner.networks.mlp import make_q_network
@@ -55,6 +55,7 @@ from runner.types import (
     Discount,
     Every,
     Fraction,
+    LossFunction,
     NonNegativeInt,
     OpenFraction,
     OptimizationOptions,

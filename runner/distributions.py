@@ -49,16 +49,13 @@ class Distribution(Protocol):
     def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor: ...
 
 
-class Argmax:
-    """No distribution: the best of ``num_actions`` values."""
+class _Deterministic:
+    """No distribution: nothing is drawn."""
 
     noise_size = 0
 
-    def __init__(self, num_actions: int) -> None:
-        self.size = num_actions
-
     def mode(self, outputs: Numbers) -> Numbers:
-        return outputs.argmax(-1)
+        raise NotImplementedError
 
     def sample(self, outputs: Numbers, noise: Numbers) -> Numbers:
         return self.mode(outputs)
@@ -70,7 +67,17 @@ class Argmax:
         return np.empty((*shape, 0), np.float32)
 
     def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
-        raise ValueError("values of actions give no probabilities: the loss needs a network with a distribution")
+        raise ValueError(f"{type(self).__name__} gives no probabilities: the loss needs a policy with a distribution")
+
+
+class Argmax(_Deterministic):
+    """The best of ``num_actions`` values."""
+
+    def __init__(self, num_actions: int) -> None:
+        self.size = num_actions
+
+    def mode(self, outputs: Numbers) -> Numbers:
+        return outputs.argmax(-1)
 
 
 class Categorical(Argmax):
@@ -180,10 +187,8 @@ class TanhNormal:
         return mean, log_std.clip(*LOG_STD_RANGE)
 
 
-class TanhDeterministic:
-    """No distribution: one action within the bounds, by ``[..., A]`` outputs (Lillicrap et al. 2016)."""
-
-    noise_size = 0
+class TanhDeterministic(_Deterministic):
+    """One action within the bounds, by ``[..., A]`` outputs (Lillicrap et al. 2016)."""
 
     def __init__(self, low: np.ndarray, high: np.ndarray) -> None:
         self.box = Box(low, high)
@@ -191,18 +196,6 @@ class TanhDeterministic:
 
     def mode(self, outputs: Numbers) -> Numbers:
         return self.box.squash(outputs)
-
-    def sample(self, outputs: Numbers, noise: Numbers) -> Numbers:
-        return self.mode(outputs)
-
-    def played(self, actions: Numbers) -> Numbers:
-        return actions
-
-    def draw(self, generator: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
-        return np.empty((*shape, 0), np.float32)
-
-    def log_prob(self, outputs: Tensor, action: Tensor) -> Tensor:
-        raise ValueError("a deterministic policy gives no probabilities: the loss needs one with a distribution")
 
 
 class Box:
@@ -213,22 +206,24 @@ class Box:
             raise ValueError(f"actions without bounds ({low} to {high}) cannot be squashed into them")
         self.low, self.high = low.astype(np.float32), high.astype(np.float32)
         self._center, self._scale = (self.high + self.low) / 2, (self.high - self.low) / 2
-        self._tensors = torch.from_numpy(self._center), torch.from_numpy(self._scale)
+        arrays = (self.low, self.high, self._center, self._scale)
+        self._tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in arrays]
 
     def squash(self, numbers: Numbers) -> Numbers:
         if isinstance(numbers, np.ndarray):
             return self._center + self._scale * np.tanh(numbers)
-        center, scale = self._on(numbers.device)
+        _, _, center, scale = self.tensors(numbers.device)
         return center + scale * torch.tanh(numbers)
 
     def unsquash(self, actions: Tensor) -> Tensor:
         """What was squashed; an action on the bounds counts as one just within."""
-        center, scale = self._on(actions.device)
+        _, _, center, scale = self.tensors(actions.device)
         return torch.atanh(((actions - center) / scale).clamp(-1 + 1e-6, 1 - 1e-6))
 
-    def _on(self, device: torch.device) -> tuple[Tensor, Tensor]:
+    def tensors(self, device: torch.device) -> list[Tensor]:
+        """Lowest and highest actions, and the middle and half of the range between them; each ``[A]``."""
         if self._tensors[0].device != device:
-            self._tensors = self._tensors[0].to(device), self._tensors[1].to(device)
+            self._tensors = [one.to(device) for one in self._tensors]
         return self._tensors
 
 

@@ -1,9 +1,14 @@
 """Return and target formulas, free of networks and optimizers."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+LOSS_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
+"""What ``types.LossFunction`` names."""
 
 
 def discounts(gamma: float | Tensor, terminated: Tensor, steps: Tensor | None = None) -> Tensor:

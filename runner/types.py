@@ -27,6 +27,9 @@ SubTrajectory = Annotated[int, Ge(-1)]
 MINARI = "minari:"
 """How paths of datasets begin that are none, but names of Minari's."""
 
+LossFunction = Literal["l2", "smooth_l1"]
+"""Squared errors, or Huber's with threshold 1."""
+
 Compile = Literal["none", "trace", "update"]
 """How updates are computed: by autograd, by recorded gradients (the same bits), or as one compiled function."""
 

@@ -124,7 +124,9 @@ class _Check:
             raise Rejected([*unreadable, *problems])
 
     def _follows(self, problem: Problem) -> bool:
-        """Whether something is only missing because a choice was guessed."""
+        """Whether something is only wrong because a choice was guessed: our own files are right where they belong."""
+        if self._mended and problem.origin.startswith(f"{self._composer.conf.name}/"):
+            return True
         guessed = {problem.key.partition(".")[0], "algo", "experiment"}  # these two choose of other groups, too
         return problem.message.startswith("missing") and not guessed.isdisjoint(self._mended)
 

@@ -297,7 +297,7 @@ class Environment:
             "episodes": self.episodes,
             "returns": [single.total for single in self._singles],
             "lengths": [single.length for single in self._singles],
-            "within": [single.kept() for single in self._singles],
+            "within": [single.kept() if self._has_started else None for single in self._singles],
             "guard": self.guard.state_dict(),
         }
 
@@ -322,7 +322,7 @@ class Environment:
         guards = [self.guard.state_dict(), *(state["guard"] for state in states)]
         return {
             "mode": self.resume_mode,
-            "has_started": states[0]["has_started"],
+            "has_started": any(state["has_started"] for state in states),
             "observation": np.concatenate([state["observation"] for state in states]),
             **{name: [value for state in states for value in state[name]] for name in _LISTS},
             "guard": {name: sum(guard[name] for guard in guards) for name in guards[0]},

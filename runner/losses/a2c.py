@@ -1,19 +1,15 @@
 """The loss of advantage actor-critic, which is that of REINFORCE where the advantages are returns."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torch.nn import functional as F
 
 from runner.distributions import outputs_of, policy_and_value
-from runner.returns import normalized, weighted_mean
+from runner.returns import LOSS_FUNCTIONS, normalized, weighted_mean
 from runner.spec import ACTION, ADVANTAGE, IMPORTANCE_WEIGHT, VALUE_TARGET
-from runner.types import Discount, NonNegativeFloat
-
-ValueLoss = Literal["l2", "smooth_l1"]
-_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
+from runner.types import Discount, LossFunction, NonNegativeFloat
 
 
 class A2CLoss:
@@ -42,12 +38,12 @@ class A2CLoss:
         gamma: Discount = 0.99,
         entropy_coeff: NonNegativeFloat = 0.01,
         critic_coeff: NonNegativeFloat = 0.5,
-        value_loss: ValueLoss = "l2",
+        value_loss: LossFunction = "l2",
         normalize_advantage: bool = False,
     ) -> None:
         self.distribution, self.gamma, self.normalize_advantage = distribution, gamma, normalize_advantage
         self.hyper_parameters: dict[str, Any] = {"entropy_coeff": entropy_coeff, "critic_coeff": critic_coeff}
-        self._function = _FUNCTIONS[value_loss]
+        self._function = LOSS_FUNCTIONS[value_loss]
         self.terms = {"a2c": self.a2c}
 
     def a2c(

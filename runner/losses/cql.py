@@ -6,9 +6,9 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
 from runner.distributions import masked
-from runner.losses.dqn import DQNLoss, LossFunction
+from runner.losses.dqn import DQNLoss
 from runner.spec import ACTION, ACTION_MASK, IMPORTANCE_WEIGHT
-from runner.types import Discount, NonNegativeFloat
+from runner.types import Discount, LossFunction, NonNegativeFloat
 
 
 class CQLLoss(DQNLoss):

@@ -1,15 +1,13 @@
 """The loss of deep Q-learning."""
 
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torch.nn import functional as F
 
 from runner.distributions import masked
-from runner.returns import discounts
+from runner.returns import LOSS_FUNCTIONS, discounts
 from runner.spec import (
     ACTION,
     IMPORTANCE_WEIGHT,
@@ -21,9 +19,7 @@ from runner.spec import (
     OBSERVATION,
     TD_ERROR,
 )
-
-LossFunction = Literal["l2", "smooth_l1"]
-_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
+from runner.types import LossFunction
 
 
 class DQNLoss:
@@ -48,7 +44,7 @@ class DQNLoss:
     def __init__(self, gamma: float, double: bool, loss_function: LossFunction) -> None:
         self.hyper_parameters: dict[str, float | Tensor] = {"gamma": gamma}
         self.double = double
-        self._function = _FUNCTIONS[loss_function]
+        self._function = LOSS_FUNCTIONS[loss_function]
         self.terms = {"q": self.q}
 
     def q(

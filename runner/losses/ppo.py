@@ -6,10 +6,9 @@ from typing import Any, Literal
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
-from torch.nn import functional as F
 
 from runner.distributions import policy_and_value
-from runner.returns import normalized, weighted_mean
+from runner.returns import LOSS_FUNCTIONS, normalized, weighted_mean
 from runner.spec import (
     ACTION,
     ACTION_LOG_PROB,
@@ -20,11 +19,9 @@ from runner.spec import (
     STATE_VALUE,
     VALUE_TARGET,
 )
-from runner.types import Discount, NonNegativeFloat, PositiveFloat
+from runner.types import Discount, LossFunction, NonNegativeFloat, PositiveFloat
 
 Kind = Literal["clip", "kl_penalty"]
-ValueLoss = Literal["l2", "smooth_l1"]
-_FUNCTIONS: dict[str, Callable[..., Tensor]] = {"l2": F.mse_loss, "smooth_l1": F.smooth_l1_loss}
 
 
 class PPOLoss:
@@ -61,7 +58,7 @@ class PPOLoss:
         clip_epsilon: PositiveFloat = 0.2,
         entropy_coeff: NonNegativeFloat = 0.01,
         critic_coeff: NonNegativeFloat = 0.5,
-        value_loss: ValueLoss = "l2",
+        value_loss: LossFunction = "l2",
         clip_value: bool = False,
         normalize_advantage: bool = True,
         beta: NonNegativeFloat = 1.0,
@@ -74,7 +71,7 @@ class PPOLoss:
             "critic_coeff": critic_coeff,
             "beta": torch.tensor(float(beta)),
         }
-        self._function = _FUNCTIONS[value_loss]
+        self._function = LOSS_FUNCTIONS[value_loss]
         self.terms = {"ppo": self.ppo}
         more = (POLICY_OUTPUT,) * (kind == "kl_penalty") + (STATE_VALUE,) * clip_value
         self.inputs = (ACTION_LOG_PROB, ADVANTAGE, VALUE_TARGET, *more)

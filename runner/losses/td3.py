@@ -3,7 +3,6 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
@@ -67,8 +66,6 @@ class TD3Loss:
             "noise_clip": noise_clip,
         }
         self.terms = {"critic": self.critic, "actor": self.actor}
-        low, high = distribution.box.low, distribution.box.high
-        self._bounds = [torch.from_numpy(np.ascontiguousarray(one)) for one in (low, high, (high - low) / 2)]
 
     def draw(self, batch: TensorDictBase, generator: torch.Generator) -> dict[Any, Tensor]:
         """Standard normal noise for each next action."""
@@ -90,15 +87,10 @@ class TD3Loss:
     ) -> Tensor:
         """The target policy's next actions, with noise, within the bounds."""
         action = self.distribution.mode(outputs_of(policy, batch.get("next")))
-        low, high, half_range = self._bounds_on(action.device)
+        low, high, _, half_range = self.distribution.box.tensors(action.device)
         clip = hyper_parameters["noise_clip"]
         noise = (batch.get(TARGET_NOISE) * hyper_parameters["target_noise"]).clamp(-clip, clip)
         return torch.minimum(torch.maximum(action + noise * half_range, low), high)
-
-    def _bounds_on(self, device: torch.device) -> list[Tensor]:
-        if self._bounds[0].device != device:
-            self._bounds = [one.to(device) for one in self._bounds]
-        return self._bounds
 
     def actor(
         self, networks: Networks, batch: TensorDictBase, hyper_parameters: Mapping[str, float | Tensor]

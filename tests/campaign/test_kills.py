@@ -62,6 +62,12 @@ class Campaign:
         assert not broken, f"HOOKLINE_CAMPAIGN_SEED={RANDOM_SEED}, folders in {self.folder}:\n" + "\n".join(broken)
 
 
+def survive(folder, kinds, kills, per_chain):
+    campaign = Campaign(folder)
+    campaign.run(kinds, kills=kills, per_chain=per_chain)
+    campaign.assert_nothing_was_lost()
+
+
 def test_twelve_kills_change_nothing(tmp_path):
     campaign = Campaign(tmp_path)
     kinds = [Kind(backend, storage, 0, frames=900) for backend in BACKENDS for storage in STORAGES]

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.campaign.kill_chains import OnPolicy
-from tests.campaign.test_kills import BACKENDS, Campaign
+from tests.campaign.test_kills import BACKENDS, survive
 
 
 class Penalized(OnPolicy):
@@ -27,17 +27,11 @@ class ByWorkers(OnPolicy):
         return [*super().overrides(), "collector.num_collectors=2"]
 
 
-def run(folder, kinds, kills, per_chain):
-    campaign = Campaign(folder)
-    campaign.run(kinds, kills=kills, per_chain=per_chain)
-    campaign.assert_nothing_was_lost()
-
-
 def test_two_kills_change_nothing(tmp_path):
-    run(tmp_path, [OnPolicy("torchsnapshot", "tensor", 0, frames=400)], 2, 2)
+    survive(tmp_path, [OnPolicy("torchsnapshot", "tensor", 0, frames=400)], 2, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [OnPolicy, Penalized, ByWorkers])
 def test_twelve_kills_change_nothing(kind, tmp_path):
-    run(tmp_path, [kind(backend, "tensor", 0) for backend in BACKENDS], 12, 6)
+    survive(tmp_path, [kind(backend, "tensor", 0) for backend in BACKENDS], 12, 6)

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.campaign.kill_chains import ANYWHERE, Kind, OnPolicy
-from tests.campaign.test_kills import BACKENDS, Campaign
+from tests.campaign.test_kills import BACKENDS, survive
 from tests.whole.runs import RECURRENT
 
 
@@ -26,18 +26,12 @@ class Imagining(Kind):
         return [*ANYWHERE, *own, *self.settings()]
 
 
-def run(folder, kinds, kills, per_chain):
-    campaign = Campaign(folder)
-    campaign.run(kinds, kills=kills, per_chain=per_chain)
-    campaign.assert_nothing_was_lost()
-
-
 def test_two_kills_change_nothing(tmp_path):
-    run(tmp_path, [Remembering("torchsnapshot", "tensor", 0, frames=400)], 2, 2)
+    survive(tmp_path, [Remembering("torchsnapshot", "tensor", 0, frames=400)], 2, 2)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", [Remembering, RememberingInProcesses, Imagining])
 def test_twelve_kills_change_nothing(kind, tmp_path):
     frames = 900 if kind is Imagining else 2400
-    run(tmp_path, [kind(backend, "tensor", 0, frames=frames) for backend in BACKENDS], 12, 6)
+    survive(tmp_path, [kind(backend, "tensor", 0, frames=frames) for backend in BACKENDS], 12, 6)

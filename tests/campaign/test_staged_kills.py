@@ -3,7 +3,7 @@
 import pytest
 
 from tests.campaign.kill_chains import Kind
-from tests.campaign.test_kills import BACKENDS, Campaign
+from tests.campaign.test_kills import BACKENDS, survive
 
 
 class Staged(Kind):
@@ -16,6 +16,4 @@ class Staged(Kind):
 
 @pytest.mark.slow
 def test_twelve_kills_of_staged_optimizations_change_nothing(tmp_path):
-    campaign = Campaign(tmp_path)
-    campaign.run([Staged(backend, "tensor", 0, frames=900) for backend in BACKENDS], kills=12, per_chain=6)
-    campaign.assert_nothing_was_lost()
+    survive(tmp_path, [Staged(backend, "tensor", 0, frames=900) for backend in BACKENDS], 12, 6)

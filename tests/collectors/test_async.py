@@ -1,3 +1,4 @@
+import signal
 import time
 from itertools import pairwise
 
@@ -190,6 +191,18 @@ def test_too_many_deaths_end_the_run_and_its_state_can_be_saved(made):
     kill(one.crew.workers[0])
     assert are_gone([one.crew.workers[0].pid])
     with pytest.raises(EnvFault, match=r"collector worker 0 \(env 0 to 1\) was killed by SIGKILL"):
+        found.extend(batch.clone() for batch in one)
+    assert_goes_on(made(frames=20), one.state_dict(), found)
+
+
+def test_a_worker_that_dies_before_its_first_batch_takes_nobodys_episodes_with_it(made):
+    one = made(frames=20, max_failures=0)
+    kill(one.crew.workers[0], signal.SIGSTOP)
+    found = take(one, 4)
+    assert {int(batch[TRAJ_IDS][0, 0]) % 4 // 2 for batch in found} == {1}
+    kill(one.crew.workers[0])
+    assert are_gone([one.crew.workers[0].pid])
+    with pytest.raises(EnvFault, match="was killed by SIGKILL"):
         found.extend(batch.clone() for batch in one)
     assert_goes_on(made(frames=20), one.state_dict(), found)
 

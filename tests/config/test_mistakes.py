@@ -62,6 +62,8 @@ MISTAKES = {
     ),
     "typo in an experiment": ("experiment=cleanrl_dqn", f"experiment=cleanrl_dqn ({LINE})", "cleanrl_dqn_cartpole?"),
     "typo in tuned": ("tuned=dqn/cartpol", f"tuned=dqn/cartpol ({LINE})", "did you mean dqn/cartpole?"),
+    "tuned for another algorithm": ("tuned=pppo/acrobot", f"tuned=pppo/acrobot ({LINE})", "did you mean ppo/acrobot?"),
+    "choice that lacks what others refer to": ("loss=bcc", f"loss=bcc ({LINE})", "did you mean bc?"),
     "typo in a hook": ("~hooks.log_rewards", f"~hooks.log_rewards ({LINE})", "did you mean hooks.log_reward?"),
     "typo in a hook's key": (
         "hooks.log_reward.windw=5",

@@ -73,7 +73,7 @@ def test_the_most_likely_policy_of_a_table_has_the_frequencies_of_the_data():
 
 
 def test_values_of_actions_are_no_probabilities():
-    with pytest.raises(ValueError, match="give no probabilities"):
+    with pytest.raises(ValueError, match="gives no probabilities"):
         evaluate(Argmax(2), torch.zeros(1, 2), data([0]))
 
 
