@@ -50,7 +50,7 @@ class Learner(Updates):
             :mod:`runner.learner.compiled`. A subclass with steps of its own for gradients does them one by one.
         modules_to_train: those that are updated: ``None`` for all, ids, or a function of id and batch.
         connectors: make batches of episodes.
-        generator: shuffles minibatches.
+        shuffling: from what minibatches are shuffled.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class Learner(Updates):
         compile: Compile = "trace",
         modules_to_train: Select = None,
         connectors: EpisodesToBatch | None = None,
-        generator: torch.Generator | None = None,
+        shuffling: torch.Generator | None = None,
     ) -> None:
-        super().__init__(progress, compile, modules_to_train, connectors, generator)
+        super().__init__(progress, compile, modules_to_train, connectors, shuffling)
         self._given = dict(modules) if isinstance(modules, Mapping) else {DEFAULT_MODULE: modules}
 
     def build(self) -> "Learner":
@@ -221,7 +221,7 @@ class Learner(Updates):
         if is_wanted(METRICS, wanted, unwanted):
             state[METRICS] = self.metrics.state_dict()
         if wanted is None and not unwanted:
-            state["generator"] = self.generator.get_state()
+            state["shuffling"] = self.shuffling.get_state()
         return state
 
     def set_state(self, state: StateDict) -> None:
@@ -234,8 +234,8 @@ class Learner(Updates):
                 load(module_id, self.modules[module_id], part)
         if METRICS in state:
             self.metrics.load_state_dict(state[METRICS])
-        if "generator" in state:
-            self.generator.set_state(state["generator"])
+        if "shuffling" in state:
+            self.shuffling.set_state(state["shuffling"])
         if "weights_seq_no" in state:
             self.weights_seq_no = state["weights_seq_no"]
         selected = state.get("should_module_be_updated")
