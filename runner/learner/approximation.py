@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from itertools import chain
 from typing import Any
-from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn, optim
@@ -36,6 +35,9 @@ class Approximation:
         name: for metrics, and of the file that a checkpointer writes.
         device: where the model goes; where it is, if not given.
         writer: takes the metrics of each update, for example ``Metrics().add``.
+
+    Attributes:
+        ask: what gives the answers of a call: the model, or the subclass's ``forward`` with it.
     """
 
     def __init__(
@@ -59,9 +61,9 @@ class Approximation:
         self.name, self.writer, self.loss_scaling, self.updates = name, writer, loss_scaling, 0
         self.target = target or TrivialTarget()
         self.target.init(self.model)
-        self._ask: Callable[..., Any] = self.model
+        self.ask: Callable[..., Any] = self.model
         if type(self).forward is not Approximation.forward:
-            self._ask, self.target.forward = partial(self.forward, self.model), self.forward
+            self.ask, self.target.forward = partial(self.forward, self.model), self.forward
         self.checkpointer = checkpointer or DummyCheckpointer()
         self.checkpointer.init(self.model, f"{name}.npz")
         self.optimization = (
@@ -79,7 +81,7 @@ class Approximation:
 
     def __call__(self, *inputs: Any) -> Any:
         """Forward pass with gradients."""
-        return self._ask(*inputs)
+        return self.ask(*inputs)
 
     def forward(self, model: nn.Module, *inputs: Any) -> Any:
         """What ``model``, the network or its target, says of the inputs."""
@@ -128,14 +130,7 @@ class Approximation:
 
     def _descend(self, loss: Tensor, metrics: Mapping[str, Any]) -> "Approximation":
         optimization, rate = self._own_optimization(), self._rate()
-        features = features_that_wait()
-        gradients = optimization.gradients({f"loss_{self.name}": loss}, [*optimization.parameters, *features])
-        own, others = gradients[: len(optimization.parameters)], gradients[len(optimization.parameters) :]
-        for feature, gradient in zip(features, others, strict=True):
-            if gradient is not None:
-                feature.grad = gradient if feature.grad is None else feature.grad + gradient
-        more = optimization.postprocess_gradients(own)
-        optimization.apply_gradients(own, self.updates)
+        more = optimization.apply({f"loss_{self.name}": loss}, self.updates)
         return self._count_update({**metrics, **rate, **more})
 
     def _rate(self) -> dict[str, float]:
@@ -186,18 +181,6 @@ class Identity(Approximation):
     def step(self) -> "Identity":
         """Do nothing."""
         return self
-
-
-WITH_WAITING_FEATURES: WeakSet[Any] = WeakSet()
-"""Networks with ``waiting`` features: what they have said of their inputs, which gradients can still reach.
-
-Known to all, so that a head needs no word of where its inputs come from.
-"""
-
-
-def features_that_wait() -> list[Tensor]:
-    """Leaf tensors for which a loss may have gradients, besides those that its own optimization moves."""
-    return [feature for network in WITH_WAITING_FEATURES for feature in network.waiting()]
 
 
 def _device_of(model: nn.Module) -> torch.device:

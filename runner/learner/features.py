@@ -1,11 +1,14 @@
 """Features that several heads share, moved by one backward pass for all of them."""
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 
-from runner.learner.approximation import WITH_WAITING_FEATURES, Approximation
+from runner.learner.approximation import Approximation
+from runner.learner.optimization import Losses, Optimization
+from runner.learner.shared import NETWORKS
 from runner.spec import CheckpointError, StateDict
 
 
@@ -28,7 +31,7 @@ class FeatureNetwork(Approximation):
             return output
         features = output.detach().requires_grad_()
         self._calls.append((output, features))
-        WITH_WAITING_FEATURES.add(self)
+        NETWORKS.add(self)
         return features
 
     def waiting(self) -> list[Tensor]:
@@ -36,14 +39,20 @@ class FeatureNetwork(Approximation):
         return [features for _, features in self._calls]
 
     def reinforce(self) -> "FeatureNetwork":  # type: ignore[override]
-        """Move the weights by the gradients that have come together, and begin anew; by none, nothing is moved."""
+        """Move the weights by the gradients that have come together; by none, nothing is moved."""
         self._own_optimization()
-        # Its gradients are those of a backward pass from the outputs, to the bit: each is multiplied by one.
+        loss = self.pull()
+        if loss is not None:
+            self._descend(loss, {})
+        return self
+
+    def pull(self) -> Tensor | None:
+        """A loss ``[]`` whose gradients are those that have come together, to the bit; what waits is forgotten."""
         pulls = [(output * features.grad).sum() for output, features in self._calls if features.grad is not None]
         self._forget()
-        if pulls:
-            self._descend(pulls[0] if len(pulls) == 1 else torch.stack(pulls).sum(), {})
-        return self
+        if len(pulls) > 1:
+            return torch.stack(pulls).sum()
+        return pulls[0] if pulls else None
 
     def zero_grad(self) -> "FeatureNetwork":
         """Forget gradients that a backward pass has left, and the calls that it went through."""
@@ -53,7 +62,7 @@ class FeatureNetwork(Approximation):
 
     def _forget(self) -> None:
         self._calls = []
-        WITH_WAITING_FEATURES.discard(self)
+        NETWORKS.discard(self)
 
     def state_dict(self) -> StateDict:
         if any(features.grad is not None for features in self.waiting()):
@@ -63,3 +72,57 @@ class FeatureNetwork(Approximation):
     def load_state_dict(self, state: StateDict) -> None:
         self._forget()
         super().load_state_dict(state)
+
+
+class FeatureOptimization(Optimization):
+    """Moves the features of a Learner's module by what its other optimizations, which come before, have left on them.
+
+    Args:
+        features: the network.
+        more: as of :class:`Optimization`, but for what concerns losses.
+    """
+
+    def __init__(self, optimizer: optim.Optimizer, features: FeatureNetwork, **more: Any) -> None:
+        super().__init__(optimizer, terms=(), **more)
+        self.features = features
+
+    def compute_gradients(self, losses: Losses | Tensor) -> list[Tensor | None]:
+        """Those that have come together; none at all, which moves nothing, where no loss has reached the features."""
+        loss = self.features.pull()
+        return [] if loss is None else self.gradients(loss, self.parameters)
+
+    def scaled(self, loss: Tensor) -> Tensor:
+        """As it is: what was left on the features is scaled already."""
+        return loss
+
+
+class OverFeatures:
+    """A network with a ``trunk`` and a ``head``, called over what a :class:`FeatureNetwork` says in the trunk's place."""
+
+    def __init__(self, network: Any, features: FeatureNetwork) -> None:
+        self.network, self.trunk, self.head = network, features, network.head
+
+    def __call__(self, *inputs: Any) -> Any:
+        return self.head(self.trunk(*inputs))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.network, name)
+
+
+def is_shared(model: nn.Module, networks: Mapping[str, nn.Module]) -> bool:
+    """Whether a network is the trunk of others: one whose features they share."""
+    return any(getattr(other, "trunk", None) is model for other in networks.values())
+
+
+def as_asked(network: Approximation, networks: Mapping[str, Approximation]) -> Callable[..., Any]:
+    """What the loss of a module with these ``networks`` calls, to ask one of them."""
+    if isinstance(network, FeatureNetwork):
+        return network
+    trunk = getattr(network.model, "trunk", None)
+    features = next((one for one in feature_networks(networks).values() if one.model is trunk), None)
+    return network.ask if features is None else OverFeatures(network.model, features)
+
+
+def feature_networks(networks: Mapping[str, Approximation]) -> dict[str, FeatureNetwork]:
+    """Those of a module that others share, by their names."""
+    return {name: one for name, one in networks.items() if isinstance(one, FeatureNetwork)}

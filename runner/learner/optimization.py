@@ -9,6 +9,7 @@ from torch import Tensor, optim
 from torch.optim.lr_scheduler import LRScheduler
 
 from runner.learner.gradients import Clip, NonFinite, are_finite, with_own_memory, zero_non_finite
+from runner.learner.shared import features_that_wait, leave_on
 from runner.learner.targets import TargetNetwork
 from runner.schedules import Schedule
 from runner.spec import CheckpointError, HooklineError, StateDict
@@ -105,8 +106,14 @@ class Optimization:
         return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
 
     def compute_gradients(self, losses: Losses | Tensor) -> list[Tensor | None]:
-        """Gradients of the weighted losses for its own parameters; ``None`` where a loss does not reach, or frozen."""
-        return self.gradients(losses, self.parameters)
+        """Gradients of the weighted losses for its own parameters; ``None`` where a loss does not reach, or frozen.
+
+        Those for features that wait are left there.
+        """
+        features = features_that_wait()
+        gradients = self.gradients(losses, [*self.parameters, *features])
+        leave_on(features, gradients[len(self.parameters) :])
+        return gradients[: len(self.parameters)]
 
     def gradients(self, losses: Losses | Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
         """The same for ``parameters``, which stand in for its own one by one."""

@@ -7,8 +7,9 @@ import torch
 from torch import nn, optim
 from torch.nn import functional as F
 
-from runner.learner.approximation import WITH_WAITING_FEATURES, Identity
+from runner.learner.approximation import Identity
 from runner.learner.features import FeatureNetwork
+from runner.learner.shared import NETWORKS
 from runner.learner.targets import PolyakTarget
 from runner.learner.value_functions import QNetwork, VNetwork
 from runner.spec import CheckpointError
@@ -241,7 +242,7 @@ def test_gradients_that_wait_are_not_silently_left_out_of_a_saved_state():
 def test_features_that_nobody_can_take_back_any_more_are_not_kept():
     features, _, _ = made()
     features(torch.randn(2, 3))
-    assert features in WITH_WAITING_FEATURES
+    assert features in NETWORKS
     gone = weakref.ref(features)
     del features
     gc.collect()
