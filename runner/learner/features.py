@@ -97,7 +97,7 @@ class FeatureOptimization(Optimization):
 
 
 class OverFeatures:
-    """A network with a ``trunk`` and a ``head``, called over what a :class:`FeatureNetwork` says in the trunk's place."""
+    """A network with a ``trunk`` and a ``head``, called over a :class:`FeatureNetwork` in the trunk's place."""
 
     def __init__(self, network: Any, features: FeatureNetwork) -> None:
         self.network, self.trunk, self.head = network, features, network.head
