@@ -4,8 +4,10 @@ from functools import partial
 import pytest
 import torch
 from torch import nn, optim
+from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import StepLR
 
+from runner.checkpoint.tree import flatten, unflatten
 from runner.learner.approximation import Approximation
 from runner.learner.checkpointers import DummyCheckpointer, PeriodicCheckpointer
 from runner.learner.optimization import NonFiniteError
@@ -15,6 +17,7 @@ from runner.learner.value_functions import QNetwork
 from runner.metrics import Metrics
 from runner.networks.mlp import MLP
 from runner.schedules import Linear
+from tests.learner.parts import same_state
 
 
 def scalar(value=0.0):
@@ -342,6 +345,40 @@ def test_learning_goes_on_bit_for_bit_from_a_saved_state():
     for pair in zip(whole.target.model.parameters(), second.target.model.parameters(), strict=True):
         assert torch.equal(*pair)
     assert second.updates == 12
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda optimizer: lr_scheduler.MultiStepLR(optimizer, [2, 5]),
+        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 1.0, 12),  # sets the momentum, too
+        lambda optimizer: lr_scheduler.CyclicLR(optimizer, 0.1, 1.0, 3),
+        lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda update: 0.9**update),
+        lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 5),
+        lambda optimizer: lr_scheduler.SequentialLR(
+            optimizer, [lr_scheduler.ConstantLR(optimizer, 0.1, 2), lr_scheduler.ExponentialLR(optimizer, 0.9)], [2]
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", [partial(optim.SGD, momentum=0.9), optim.Adam])
+def test_schedulers_of_torch_go_on_bit_for_bit(make, kind):
+    def made():
+        model = scalar(1.0)
+        optimizer = kind(model.parameters(), lr=0.5)
+        return Approximation(model, optimizer, scheduler=make(optimizer))
+
+    def learn(v, updates):
+        for update in updates:
+            v.reinforce((v(ONE) - update).square().sum())
+
+    whole, first, second = made(), made(), made()
+    learn(whole, range(9))
+    learn(first, range(4))
+    skeleton, tensors = flatten(first.state_dict())
+    second.load_state_dict(unflatten(skeleton, {name: tensor.clone() for name, tensor in tensors.items()}))
+    learn(second, range(4, 9))
+    assert same_state(whole.state_dict(), second.state_dict())
+    assert whole.optimization.lr == second.optimization.lr
 
 
 def test_weights_that_are_no_numbers_are_not_saved():
