@@ -1,11 +1,15 @@
 import pytest
 import torch
+from tensordict import TensorDict
 from torch import nn
 
 from runner.checkpoint.tree import flatten, unflatten
 from runner.learner.approximation import Approximation, Identity
 from runner.learner.checkpointers import PeriodicCheckpointer
 from runner.learner.features import FeatureNetwork
+from runner.learner.learner import Learner
+from runner.learner.module import Module
+from runner.learner.optimization import Optimization
 from runner.learner.targets import FixedTarget, PolyakTarget, TrivialTarget
 from runner.learner.value_functions import QContinuous, QNetwork, VNetwork
 from tests.learner.parts import linear, same_state, sgd
@@ -64,6 +68,32 @@ def test_a_way_of_asking_is_said_once_for_the_network_and_its_target():
     x = torch.ones(1, 1)
     one.reinforce(one(x).sum())
     assert [ask(x).item() for ask in ways(one)] == [-2.0, -2.0, -2.0, 2.0]  # the weight is -1, the target's still 1
+
+
+def test_a_loss_of_a_learner_asks_a_network_the_way_it_is_asked_alone():
+    class SquaredValue:
+        hyper_parameters, stackable = {}, True
+
+        def __init__(self):
+            self.terms = {"v": self.v}
+
+        def v(self, networks, batch, hyper_parameters):
+            states = batch["states"]
+            assert networks["v"](states).shape == networks["v_target"](states).shape == (3,)
+            error = networks["v"](states) - networks["v_target"](states) - 1
+            return TensorDict({"loss_v": error.square().mean()})
+
+    def learned(compile):
+        model = weighted([2.0, 3.0])
+        network = VNetwork(model, target=FixedTarget(2))
+        optimization = Optimization(sgd(model), targets=(network.target,))
+        learner = Learner({"default": Module({"v": network}, SquaredValue(), (optimization,))}, compile=compile).build()
+        for number in range(4):
+            batch = TensorDict({"states": torch.arange(6.0).reshape(3, 2) + number}, [3])
+            learner.step(learner.compute_losses(batch), batch)
+        return model.weight
+
+    assert torch.equal(learned("none"), learned("trace"))
 
 
 def test_an_identity_gives_back_what_it_gets_and_never_moves():
