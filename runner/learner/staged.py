@@ -81,7 +81,7 @@ def _make(
     weights = {term: weight for term, weight in config.loss_weights.items() if not stage.terms or term in stage.terms}
     features = feature_networks(networks).get(name)
     kind: Any = partial(Optimization, terms=stage.terms or None, loss_weights=weights)
-    return (kind if features is None else partial(FeatureOptimization, features=features))(
+    made: Optimization = (kind if features is None else partial(FeatureOptimization, features=features))(
         optimizer,
         name=name,
         every=_whole(name, options.get("every") or stage.every) * config.update_every,
@@ -90,6 +90,8 @@ def _make(
         non_finite=config.non_finite,
         targets=[networks[network].target for network in followed],
     )
+    made.set_lr(0)
+    return made
 
 
 def _parameters(stage: Stage, networks: Mapping[str, Approximation]) -> list[nn.Parameter]:

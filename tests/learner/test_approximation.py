@@ -17,7 +17,7 @@ from runner.learner.value_functions import QNetwork
 from runner.metrics import Metrics
 from runner.networks.mlp import MLP
 from runner.schedules import Linear
-from tests.learner.parts import same_state
+from tests.learner.small import same_state
 
 
 def scalar(value=0.0):

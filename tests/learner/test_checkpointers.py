@@ -17,7 +17,7 @@ from runner.learner.checkpointers import (
 from runner.learner.optimization import NonFiniteError
 from runner.learner.targets import FixedTarget
 from runner.spec import CheckpointError
-from tests.learner.parts import copies, linear, same_state, sgd
+from tests.learner.small import copies, linear, same_state, sgd
 
 ONE = torch.ones(1, 1)
 

@@ -13,7 +13,7 @@ from runner.learner.shared import NETWORKS
 from runner.learner.targets import PolyakTarget
 from runner.learner.value_functions import QNetwork, VNetwork
 from runner.spec import CheckpointError
-from tests.learner.parts import copies, linear, same_state, sgd
+from tests.learner.small import copies, linear, same_state, sgd
 
 ADAM = {"lr": 0.01, "fused": True}
 

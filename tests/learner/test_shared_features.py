@@ -11,7 +11,7 @@ from runner.learner.optimizers import adam
 from runner.learner.shared import NETWORKS
 from runner.losses.a2c import A2CLoss
 from runner.networks.actor_critic import make_actor_critic, make_shared_features
-from tests.learner.parts import same_state
+from tests.learner.small import same_state
 from tests.learner.test_shared_modules import advantages
 from tests.learner.test_staged import update
 from tests.test_networks import spec

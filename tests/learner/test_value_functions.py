@@ -12,7 +12,7 @@ from runner.learner.module import Module
 from runner.learner.optimization import Optimization
 from runner.learner.targets import FixedTarget, PolyakTarget, TrivialTarget
 from runner.learner.value_functions import QContinuous, QNetwork, VNetwork
-from tests.learner.parts import linear, same_state, sgd
+from tests.learner.small import linear, same_state, sgd
 
 
 def weighted(*rows):
