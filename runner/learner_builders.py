@@ -10,6 +10,7 @@ from torch import nn, optim
 
 from runner.checkpoint.store import CheckpointStore
 from runner.learner.approximation import Approximation
+from runner.learner.features import FeatureNetwork, is_shared
 from runner.learner.gradients import ClipBy, NonFinite
 from runner.learner.learner import Learner
 from runner.learner.module import DEFAULT_MODULE, Loss, ModuleConfig, ModuleSpec
@@ -61,7 +62,9 @@ def make_learner(
     def wrapped() -> dict[str, Approximation]:
         """The networks, with a target of its own for each that has one."""
         return {
-            name: Approximation(model, name=name, target=deepcopy(target_updater) if name in followed else None)
+            name: (FeatureNetwork if is_shared(model, networks) else Approximation)(
+                model, name=name, target=deepcopy(target_updater) if name in followed else None
+            )
             for name, model in networks.items()
         }
 
