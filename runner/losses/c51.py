@@ -31,8 +31,8 @@ class C51Loss:
     one (van Hasselt et al. 2016), and its distribution is the target network's. One term, ``q_dist``; reads
     observation, action and next (observation, reward, terminated, steps) of a batch ``[B]``, and its importance weights
     and which next actions can be taken if it has any; gives ``loss_q_dist`` (mean over the batch, of what is multiplied
-    by the weights) and ``td_error`` ``[B]``: the divergence, which is 0 where nothing is left to learn (Hessel et al.
-    2018, section 4.1).
+    by the weights), ``td_error`` ``[B]``: the divergence, which is 0 where nothing is left to learn (Hessel et al.
+    2018, section 4.1), and ``beyond_ends``: by how much returns are taken to the ends in the mean, 0 where they fit.
 
     Args:
         distribution: what the outputs of the network mean.
@@ -60,7 +60,7 @@ class C51Loss:
         """The only term; gradients flow into ``networks["q_dist"]`` alone, never into the target distribution."""
         log_probs = self.distribution.log_probs(networks["q_dist"](batch.get(OBSERVATION)), batch.get(ACTION))
         with torch.no_grad():
-            target = self._target(networks, batch, hyper_parameters["gamma"])
+            target, beyond = self._target(networks, batch, hyper_parameters["gamma"])
         if target.shape != log_probs.shape:  # [B, 1] against [B] would broadcast to [B, B]
             raise ValueError(
                 f"reward, terminated and steps must have the shape of the action, {list(log_probs.shape[:-1])}; "
@@ -73,10 +73,11 @@ class C51Loss:
                 f"{IMPORTANCE_WEIGHT} must have the shape {list(cross_entropy.shape)}, not {list(weight.shape)}"
             )
         divergence = (torch.xlogy(target, target).sum(-1) + cross_entropy.detach()).clamp(min=0)  # less by rounding
-        return TensorDict({"loss_q_dist": weighted_mean(cross_entropy, weight), TD_ERROR: divergence}, batch_size=[])
+        losses = {"loss_q_dist": weighted_mean(cross_entropy, weight), TD_ERROR: divergence, "beyond_ends": beyond}
+        return TensorDict(losses, batch_size=[])
 
-    def _target(self, networks: Networks, batch: TensorDictBase, gamma: float | Tensor) -> Tensor:
-        """Probabilities ``[B, K]`` of the atoms."""
+    def _target(self, networks: Networks, batch: TensorDictBase, gamma: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Probabilities ``[B, K]`` of the atoms, and how far beyond the ends what they stand for lies, ``[]``."""
         following, own = batch.get(NEXT_OBSERVATION), self.distribution
         outputs = networks["q_dist_target"](following)
         means = own.means(networks["q_dist"](following) if self.double else outputs)
@@ -86,4 +87,5 @@ class C51Loss:
         discount = discounts(gamma, batch.get(NEXT_TERMINATED), batch.get(NEXT_STEPS, None)).to(probabilities.dtype)
         reward = batch.get(NEXT_REWARD).unsqueeze(-1)
         values = reward + discount.unsqueeze(-1) * own.atoms_like(probabilities)
-        return project(probabilities, values, own.v_min, own.v_max)
+        beyond = (probabilities * (values - values.clamp(own.v_min, own.v_max)).abs()).sum(-1).mean()
+        return project(probabilities, values, own.v_min, own.v_max), beyond

@@ -218,6 +218,17 @@ def test_one_transition_by_hand(batch, double, target):
     assert output["td_error"].tolist() == pytest.approx([divergence(target)], rel=1e-4)
 
 
+def test_how_far_returns_lie_beyond_the_ends_is_told():
+    # Half at 0.5 + 1.8, which is 0.3 above 2; a reward of -3 at an end; nothing.
+    for batch, double, expected in (
+        (transitions(), False, 0.15),
+        (transitions([True], [-3.0]), True, 3.0),
+        (transitions([True, True], [-3.0, 1.0]), True, 1.5),
+        (transitions(), True, 0.0),
+    ):
+        assert float(evaluate(batch, double)["beyond_ends"]) == pytest.approx(expected, rel=1e-5)
+
+
 def test_the_loss_is_the_mean_over_the_batch_and_weights_multiply_what_it_is_of():
     rows = [True, True, False], [0.5, 1.0, 0.5]
     targets = [[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.25, 0.55, 0.2]]
@@ -239,6 +250,17 @@ def test_the_error_is_zero_where_nothing_is_left_to_learn():
     assert output["td_error"] >= 0
     (gradient,) = torch.autograd.grad(output["loss_q_dist"], online)
     torch.testing.assert_close(gradient, torch.zeros(2, 6))
+
+
+def test_the_error_is_never_negative_by_rounding():
+    network = MLP((3,), [8], FIVE.size, "tanh")
+    batch = random_batch(2000).float()  # of states that lead to themselves, for nothing
+    batch["next", "observation"] = batch["observation"]
+    batch["next", "reward"], batch["next", "terminated"] = torch.zeros(2000), torch.zeros(2000, dtype=torch.bool)
+    batch["action"] = FIVE.mode(network(batch["observation"]))
+    loss = C51Loss(FIVE, 1.0)
+    error = loss.q_dist({"q_dist": network, "q_dist_target": network}, batch, loss.hyper_parameters)["td_error"]
+    assert ((error >= 0) & (error < 1e-5)).all()
 
 
 @pytest.mark.parametrize("double", [False, True])
