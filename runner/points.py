@@ -85,6 +85,9 @@ def belongs_to(operation: Operation, owner: Any) -> bool:
 
 def name_of(operation: Any) -> str:
     """What people know an operation by."""
+    owner = getattr(operation, "__self__", None)
+    if owner is not None and not isinstance(owner, type):
+        return f"{type(owner).__name__}.{operation.__name__}"
     return getattr(operation, "__qualname__", type(operation).__name__)
 
 

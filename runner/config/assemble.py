@@ -12,7 +12,7 @@ from runner.config.build import Builder
 from runner.envs.vector import Environment
 from runner.evaluation import Evaluation
 from runner.hook import TrainerHookBase
-from runner.learner.learner import ModuleLoss
+from runner.learner.module import ModuleLoss
 from runner.learner.optimization import Optimization
 from runner.metrics import Metrics
 from runner.policy import distribution_of
