@@ -36,6 +36,7 @@ from runner.learner.approximation import Approximation
 from runner.learner.gradients import ClipBy, NonFinite
 from runner.learner.learner import Learner
 from runner.learner.module import DEFAULT_MODULE, Loss, ModuleConfig, ModuleSpec
+from runner.learner.optimization import NON_FINITE_LIMIT
 from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, TrivialTarget
 from runner.loggers.base import generate_exp_name
 from runner.loggers.choose import get_logger
@@ -61,6 +62,7 @@ from runner.types import (
     OptimizationOptions,
     PositiveFloat,
     PositiveInt,
+    PrecisionName,
 )
 
 
@@ -237,6 +239,8 @@ def make_learner(
     loss_weights: dict[str, float] | None = None,
     update_every: PositiveInt = 1,
     non_finite: NonFinite = "raise",
+    non_finite_limit: PositiveInt | None = NON_FINITE_LIMIT,
+    precision: PrecisionName = "fp32",
     compile: Compile = "trace",
     optimizations: dict[str, OptimizationOptions] | None = None,
     generator: torch.Generator | None = None,
@@ -251,6 +255,8 @@ def make_learner(
         loss_weights: by loss term.
         update_every: apply in every n-th update.
         non_finite: what to do about gradients that are no numbers.
+        non_finite_limit: end the run after so many skipped or zeroed updates in a row.
+        precision: in which updates call the networks.
         compile: how updates are computed.
         optimizations: what one of several does otherwise, by the name of the loss's stage.
         generator: for the noise of losses that need some.
@@ -265,10 +271,11 @@ def make_learner(
         }
 
     config = ModuleConfig(
-        optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite, None, optimizations or {}
-    )
+        optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite, non_finite_limit,
+        None, optimizations or {},
+    )  # fmt: skip
     spec = ModuleSpec(wrapped, loss, config, generator)
-    return Learner({DEFAULT_MODULE: spec}, progress, compile).build()
+    return Learner({DEFAULT_MODULE: spec}, progress, compile, precision=precision).build()
 
 
 def make_evaluation(

@@ -24,6 +24,8 @@ from runner.spec import CheckpointError, HooklineError, StateDict
 Losses = TensorDictBase | Mapping[str, Tensor]
 
 
+NON_FINITE_LIMIT = 100
+"""In a row; a loss scale that begins too high is right after some twenty."""
 COUNTS = ("skipped", "zeroed", "non_finite_in_a_row")
 """What an optimization counts of updates with gradients that were not finite."""
 
@@ -62,7 +64,7 @@ class Optimization:
         clip: Clip | None = None,
         loss_weights: Mapping[str, float] | None = None,
         non_finite: NonFinite = "raise",
-        non_finite_limit: int | None = 100,
+        non_finite_limit: int | None = NON_FINITE_LIMIT,
         targets: Sequence[TargetNetwork] = (),
     ) -> None:
         if every < 1 or non_finite not in get_args(NonFinite):

@@ -59,8 +59,15 @@ class InHalf:
         self.network, self.dtype, self.device_type = network, dtype, device_type
 
     def __call__(self, *inputs: Any, **more: Any) -> Any:
+        return self._call(self.network, *inputs, **more)
+
+    def compute_self_supervised_loss(self, batch: Any) -> Any:
+        """That of a network which brings its own."""
+        return self._call(self.network.compute_self_supervised_loss, batch)  # type: ignore[attr-defined]
+
+    def _call(self, function: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
         with torch.autocast(self.device_type, self.dtype):
-            outputs = self.network(*inputs, **more)
+            outputs = function(*inputs, **more)
         return tree_map_only(Tensor, self._in_full, outputs)
 
     def _in_full(self, output: Tensor) -> Tensor:

@@ -83,6 +83,7 @@ def _make(
         clip=Clip(clip, config.clip_by) if clip else None,
         loss_weights={term: weights[term] for term in weights if not stage.terms or term in stage.terms},
         non_finite=config.non_finite,
+        non_finite_limit=config.non_finite_limit,
         targets=[networks[network].target for network in followed],
     )
 

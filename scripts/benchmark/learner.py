@@ -118,7 +118,8 @@ def works() -> list[Work]:
 def by_hand(work: Work, network: nn.Module, uses_grad: bool = False) -> Update:
     """Forward, backward, clip, fused Adam, target."""
     target = deepcopy(network).requires_grad_(False)
-    parameters, copies = list(network.parameters()), list(target.parameters())
+    parameters: list[Tensor] = list(network.parameters())
+    copies: list[Tensor] = list(target.parameters())
     optimizer = optim.Adam(parameters, lr=LR, fused=True)
     names = {"following": ("next", "observation"), "next_action": ("next", "action")}
     names |= {"reward": ("next", "reward"), "terminated": ("next", "terminated")}
@@ -149,7 +150,7 @@ def by_learner(work: Work, networks: list[nn.Module], compile: Any) -> Update:
         for network in networks
     ]
     modules = {f"module{index}": learner.modules["default"] for index, learner in enumerate(learners)}
-    learner = Learner(modules, compile=compile)
+    learner = Learner(modules, compile=compile).build()
     batch = TensorDict({name: work.batch.clone() for name in modules}, [])
     given = batch if len(modules) > 1 else work.batch.clone()
 
