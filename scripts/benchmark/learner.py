@@ -14,19 +14,28 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, nn, optim
 from torch.nn import functional as F
 
-from runner.builders import make_learner
-from runner.learner.learner import Learner
-from runner.learner.optimizers import adam
-from runner.learner.targets import PolyakTarget
-from runner.losses.dqn import DQNLoss
-from runner.losses.td3 import bootstrapped, regression
-from runner.networks.ensemble import QEnsemble
-from runner.networks.mlp import MLP
+from runner.builders import make_dqn_loss, make_learner, make_target_updater
+from runner.config.build import Builder
 from scripts.benchmark.rounds import machine, median, paired, quantile, table
 
 GAMMA, LR, CLIP, RATE = 0.99, 1e-3, 10.0, 0.005
 OBSERVATION, ACTION = 17, 6
 MODULES = 4
+VALUES = {
+    "_target_": "runner.networks.mlp.MLP",
+    "input_shape": [4],
+    "hidden": [120, 84],
+    "outputs": 2,
+    "activation": "relu",
+}
+CRITICS = {
+    "_target_": "runner.networks.ensemble.QEnsemble",
+    "inputs": OBSERVATION + ACTION,
+    "hidden": [256, 256],
+    "activation": "relu",
+    "members": 2,
+}
+OPTIMIZER = {"_target_": "runner.learner.optimizers.adam", "lr": LR}
 HAND = "by hand, backward()"
 
 Update = Callable[[], Any]
@@ -48,11 +57,14 @@ class Critic:
         self, networks: Mapping[str, Any], batch: TensorDictBase, hyper_parameters: Mapping[str, Any]
     ) -> TensorDict:
         """The only term."""
+        following = batch.get("next")
         with torch.no_grad():
-            value = networks["q_target"](batch.get(("next", "observation")), batch.get(("next", "action"))).amin(0)
-            target = bootstrapped(batch, value, hyper_parameters["gamma"])
-        loss, td_error = regression(networks["q"](batch.get("observation"), batch.get("action")), target, batch)
-        return TensorDict({"loss_critic": loss, "td_error": td_error}, batch_size=[])
+            value = networks["q_target"](following.get("observation"), following.get("action")).amin(0)
+            discount = hyper_parameters["gamma"] * ~following.get("terminated")
+            target = following.get("reward") + discount * value
+        error = networks["q"](batch.get("observation"), batch.get("action")) - target
+        outputs = {"loss_critic": error.square().mean(1).sum(), "td_error": error.detach().abs().mean(0)}
+        return TensorDict(outputs, batch_size=[])
 
 
 def values_by_hand(network: nn.Module, target: nn.Module, data: Mapping[str, Tensor]) -> Tensor:
@@ -100,14 +112,14 @@ def works() -> list[Work]:
     return [
         Work(
             "values of discrete actions, 120-84, batch 128",
-            partial(MLP, (4,), [120, 84], 2, "relu"),
-            DQNLoss(GAMMA, False, "l2"),
+            partial(Builder().build, VALUES),
+            make_dqn_loss(GAMMA, double=False, loss_function="l2"),
             values_by_hand,
             values,
         ),
         Work(
             "two critics, 256-256, batch 256",
-            partial(QEnsemble, OBSERVATION + ACTION, [256, 256], "relu", 2),
+            partial(Builder().build, CRITICS),
             Critic(),
             critic_by_hand,
             critic,
@@ -145,14 +157,20 @@ def by_hand(work: Work, network: nn.Module, uses_grad: bool = False) -> Update:
 
 def by_learner(work: Work, networks: list[nn.Module], compile: Any) -> Update:
     """The same for one module, or for several with a batch each."""
-    learners = [
-        make_learner({"q": network}, work.loss, partial(adam, lr=LR), target_updater=PolyakTarget(RATE), clip=CLIP)
+    learner, *others = (
+        make_learner(
+            {"q": network},
+            work.loss,
+            lambda params: Builder().build(OPTIMIZER, params=params),
+            target_updater=make_target_updater(rate=RATE),
+            clip=CLIP,
+            compile=compile,
+        )
         for network in networks
-    ]
-    modules = {f"module{index}": learner.modules["default"] for index, learner in enumerate(learners)}
-    learner = Learner(modules, compile=compile).build()
-    batch = TensorDict({name: work.batch.clone() for name in modules}, [])
-    given = batch if len(modules) > 1 else work.batch.clone()
+    )
+    for index, other in enumerate(others):
+        learner.add_module(module_id=f"module{index}", module_spec=other.module["default"])
+    given = TensorDict({name: work.batch.clone() for name in learner.module}, []) if others else work.batch.clone()
 
     def update() -> None:
         learner.step(learner.compute_losses(given), given)
