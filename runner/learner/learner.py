@@ -29,6 +29,7 @@ from runner.learner.state import (
     Names,
     check_modules,
     check_names,
+    copied,
     is_wanted,
     load_networks,
     load_optimizations,
@@ -199,12 +200,15 @@ class Learner(Updates):
             )
 
     def get_state(self, components: Names = None, not_components: Names = None) -> StateDict:
-        """The state by components: ``rl_module``, ``optimizer``, ``metrics_logger``, or ``rl_module/<id>`` of one.
+        """A copy of the state by components: ``rl_module``, ``optimizer``, ``metrics_logger``, or ``rl_module/<id>``.
 
         Args:
             components: which; all of them where not given.
             not_components: which not.
         """
+        return copied(self._state(components, not_components))
+
+    def _state(self, components: Names = None, not_components: Names = None) -> StateDict:
         self._check_is_built()
         wanted = None if components is None else check_names(components, self.modules)
         unwanted = check_names(not_components, self.modules)
@@ -257,7 +261,8 @@ class Learner(Updates):
         return True
 
     def state_dict(self) -> StateDict:
-        return self.get_state()
+        """The whole state, whose tensors are the learner's own."""
+        return self._state()
 
     def load_state_dict(self, state: StateDict) -> None:
         """Take over a whole state; a ``CheckpointError`` where it is not of these modules."""

@@ -74,7 +74,7 @@ def _make(
         group["lr"] = options["lr"]
     clip = options.get("clip") or config.clip
     weights = config.loss_weights
-    return Optimization(
+    made = Optimization(
         optimizer,
         name=name,
         terms=stage.terms or None,
@@ -86,6 +86,8 @@ def _make(
         non_finite_limit=config.non_finite_limit,
         targets=[networks[network].target for network in followed],
     )
+    made.set_lr(0)
+    return made
 
 
 def schedule_of(value: Any, optimizer: optim.Optimizer) -> Schedule | LRScheduler | None:
