@@ -14,11 +14,13 @@ from runner.learner.features import FeatureNetwork, is_shared
 from runner.learner.gradients import ClipBy, NonFinite
 from runner.learner.learner import Learner
 from runner.learner.module import DEFAULT_MODULE, Loss, ModuleConfig, ModuleSpec
+from runner.learner.optimization import NON_FINITE_LIMIT
+from runner.learner.precision import Precision
 from runner.learner.state import RL_MODULE
 from runner.learner.targets import TargetNetwork
 from runner.schedules import Schedule
 from runner.spec import CheckpointError, ConfigError, Progress
-from runner.types import Compile, OptimizationOptions, PositiveFloat, PositiveInt, Wrapper
+from runner.types import Compile, OptimizationOptions, PositiveFloat, PositiveInt, PrecisionName, Wrapper
 
 
 def make_learner(
@@ -33,6 +35,8 @@ def make_learner(
     loss_weights: dict[str, float] | None = None,
     update_every: PositiveInt = 1,
     non_finite: NonFinite = "raise",
+    non_finite_limit: PositiveInt | None = NON_FINITE_LIMIT,
+    precision: PrecisionName = "fp32",
     compile: Compile = "trace",
     optimizations: dict[str, OptimizationOptions] | None = None,
     generator: torch.Generator | None = None,
@@ -50,6 +54,8 @@ def make_learner(
         loss_weights: by loss term.
         update_every: apply in every n-th update.
         non_finite: what to do about gradients that are no numbers.
+        non_finite_limit: end the run after so many skipped or zeroed updates in a row.
+        precision: in which updates call the networks.
         compile: how updates are computed.
         optimizations: what one of several does otherwise, by the name of the loss's stage.
         generator: for the noise of losses that need some.
@@ -69,13 +75,15 @@ def make_learner(
         }
 
     config = ModuleConfig(
-        optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite, None, optimizations or {}
-    )
+        optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite, non_finite_limit,
+        None, optimizations or {},
+    )  # fmt: skip
     spec = ModuleSpec(wrapped, loss, config, generator)
     learner = (kind or Learner)({DEFAULT_MODULE: spec})
     if not isinstance(learner, Learner):
         raise ConfigError(f"learner.kind: a {type(learner).__name__} is no runner.learner.learner.Learner")
     learner.progress, learner.compile = progress or learner.progress, compile
+    learner.precision = Precision(precision)
     learner.build()
     has_begun = bool(getattr(run, "record", {}).get("progress"))
     for module_id, path in {} if has_begun else (restore or {}).items():

@@ -33,6 +33,9 @@ LossFunction = Literal["l2", "smooth_l1"]
 Compile = Literal["none", "trace", "update"]
 """How updates are computed: by autograd, by recorded gradients (the same bits), or as one compiled function."""
 
+PrecisionName = Literal["fp32", "bf16", "fp16"]
+"""The number format in which updates call networks."""
+
 StopAfter = dict[Literal["env_steps", "updates", "episodes", "seconds"], PositiveFloat]
 
 

@@ -12,7 +12,7 @@ from runner.learner.module import ALL_MODULES
 from runner.learner.pipeline import Pipeline, Select
 from runner.minibatches import cyclic_minibatches
 from runner.spec import MASK, Progress
-from runner.types import Compile
+from runner.types import Compile, PrecisionName
 
 Batches = TensorDictBase | Mapping[str, TensorDictBase]
 Timesteps = Mapping[str, int]
@@ -63,8 +63,9 @@ class Updates(Pipeline):
         modules_to_train: Select,
         connectors: EpisodesToBatch | None,
         shuffling: torch.Generator | None,
+        precision: PrecisionName = "fp32",
     ) -> None:
-        super().__init__(progress, compile, modules_to_train)
+        super().__init__(progress, compile, modules_to_train, precision)
         self.connectors, self.shuffling = connectors or EpisodesToBatch(), shuffling or torch.Generator()
         self.metrics, self.weights_seq_no = LearnerMetrics(), 0
         self._feeds = Feeds()
@@ -171,7 +172,11 @@ class Updates(Pipeline):
         for module_id in updated:
             self.metrics.log_value((module_id, WEIGHTS_SEQ_NO), self.weights_seq_no, "last")
             for one in self.modules[module_id].optimizations:
-                self.metrics.log_value((module_id, f"lr/{one.name}"), one.lr_at(self.progress.env_steps), "last")
+                rate = {f"lr/{one.name}": one.lr_at(self.progress.env_steps)}
+                for name, value in {**rate, **one.row_metrics()}.items():
+                    self.metrics.log_value((module_id, name), value, "last")
+        for name, value in self.precision.row_metrics().items():
+            self.metrics.log_value((ALL_MODULES, name), value, "last")
         return self.metrics.reduce()
 
     def _selected(self, batch: Batches) -> dict[str, TensorDictBase]:
