@@ -84,8 +84,9 @@ def belongs_to(operation: Operation, owner: Any) -> bool:
 
 
 def name_of(operation: Any) -> str:
-    """What people know an operation by."""
-    return getattr(operation, "__qualname__", type(operation).__name__)
+    """What people know an operation by; one that stands for several says so itself, as ``shown_as``."""
+    shown = getattr(operation, "shown_as", None) or getattr(operation, "__qualname__", type(operation).__name__)
+    return str(shown)
 
 
 class Intervals:
