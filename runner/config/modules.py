@@ -54,7 +54,7 @@ def _sites(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _module(plain: Mapping[str, Any], own: Mapping[str, Any], key: str) -> dict[str, Any]:
-    inherited = {group: plain[group] for group in GROUPS if group in plain}
+    inherited = {group: plain.get(group) for group in GROUPS}
     if isinstance(inherited.get("learner"), Mapping):
         learner = inherited["learner"]
         inherited["learner"] = {name: value for name, value in learner.items() if name not in OF_THE_RUN}

@@ -76,14 +76,16 @@ def register_hooks_of_modules(config: Config, builder: Builder, trainer: Trainer
     """The same where there are several modules: one of the run, or one for each module, by what the hook does."""
     for name, node in _nodes(config, roster):
         if is_by_module(node["_target_"]):
+            roster.hook_names.append(name)
             for member in roster.members.values():
                 roster.register_hook(member, name)
         else:
             hook = builder.build(node)
             hook.register(trainer, name)
             roster.hooks[name] = hook
+    roster.check = lambda member: check_member(member, roster)
     for member in roster.members.values():
-        check_member(member, roster)
+        roster.check(member)
 
 
 def _nodes(config: Config, roster: Roster) -> list[tuple[str, Config]]:

@@ -27,13 +27,17 @@ class SourceByModule:
 
     def add(self, module_id: str, part: DataSource) -> None:
         """One more; it has to make as many updates as the others."""
+        self.check(module_id, part)
+        self.parts[module_id] = part
+
+    def check(self, module_id: str, part: DataSource) -> None:
+        """Raise ``ValueError`` for a source that makes more or fewer updates than the others."""
         for other_id, other in self.parts.items():
             if (own := part.optim_steps()) != (steps := other.optim_steps()):
                 raise ValueError(
                     f"modules {other_id} and {module_id} are updated together: {steps} updates for each batch of "
                     f"{other_id} are not {own} (source.optim_steps, or source.epochs and source.batch_size)"
                 )
-        self.parts[module_id] = part
 
     def remove(self, module_id: str) -> None:
         del self.parts[module_id]
