@@ -34,8 +34,8 @@ from runner.evaluation import Evaluation
 from runner.exploration import EpsilonGreedy
 from runner.learner.approximation import Approximation
 from runner.learner.gradients import ClipBy, NonFinite
-from runner.learner.learner import DEFAULT_MODULE, Learner, Loss, Module
-from runner.learner.staged import Rules, make_optimizations
+from runner.learner.learner import Learner
+from runner.learner.module import DEFAULT_MODULE, Loss, ModuleConfig, ModuleSpec
 from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, TrivialTarget
 from runner.loggers.base import generate_exp_name
 from runner.loggers.choose import get_logger
@@ -256,14 +256,19 @@ def make_learner(
         generator: for the noise of losses that need some.
     """
     followed = getattr(loss, "targets", ()) if target_updater else ()
-    wrapped = {
-        name: Approximation(model, name=name, target=deepcopy(target_updater) if name in followed else None)
-        for name, model in networks.items()
-    }
-    rules = Rules(optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite)
-    stages = make_optimizations(loss, wrapped, rules, optimizations)
-    generator = generator if callable(getattr(loss, "draw", None)) else None
-    return Learner({DEFAULT_MODULE: Module(wrapped, loss, stages, generator)}, progress, compile)
+
+    def wrapped() -> dict[str, Approximation]:
+        """The networks, with a target of its own for each that has one."""
+        return {
+            name: Approximation(model, name=name, target=deepcopy(target_updater) if name in followed else None)
+            for name, model in networks.items()
+        }
+
+    config = ModuleConfig(
+        optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite, None, optimizations or {}
+    )
+    spec = ModuleSpec(wrapped, loss, config, generator)
+    return Learner({DEFAULT_MODULE: spec}, progress, compile).build()
 
 
 def make_evaluation(

@@ -128,6 +128,7 @@ class Trainer:
             self._log("pre_steps_log", batch)
             if progress.env_steps >= source.warmup and learner is not None:
                 self._operate("pre_optim_steps")
+                learner.begin_updates()
                 self.optim_stopped = False
                 for _ in range(source.optim_steps()):
                     sub_batch = self._process("process_optim_batch", batch)
@@ -139,6 +140,7 @@ class Trainer:
                     self._log("post_optim_log", sub_batch)
                     if self.optim_stopped:
                         break
+                learner.end_updates()
             self._operate("post_steps")
             if self._end_batch(batch):  # post_steps_log, and the safe point
                 break

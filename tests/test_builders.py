@@ -19,7 +19,7 @@ from runner.builders import (
     make_target_updater,
     make_trainer,
 )
-from runner.learner.learner import ModuleLoss
+from runner.learner.module import ModuleLoss
 from runner.learner.optimizers import adam
 from runner.learner.targets import FixedTarget, PolyakTarget, TrivialTarget
 from runner.metrics import Metrics

@@ -15,7 +15,7 @@ from runner.builders import (
     make_trainer,
 )
 from runner.learner.gradients import Clip
-from runner.learner.learner import ModuleLoss
+from runner.learner.module import ModuleLoss
 from runner.learner.optimizers import adam
 from runner.learner.targets import FixedTarget, PolyakTarget, TrivialTarget
 from runner.metrics import Metrics

@@ -10,7 +10,8 @@ from torch import nn
 from runner.config.build import Builder
 from runner.config.parts import Config
 from runner.hook import Interval, TrainerHookBase
-from runner.learner.learner import Learner, Module
+from runner.learner.learner import Learner
+from runner.learner.module import Module
 from runner.learner.optimization import Optimization
 from runner.metrics import Metrics
 from runner.points import POINTS, Intervals, Operation, Registered, make_registered, name_of

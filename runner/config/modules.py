@@ -54,13 +54,12 @@ def _sites(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _module(plain: Mapping[str, Any], own: Mapping[str, Any], key: str) -> dict[str, Any]:
-    inherited = {group: plain.get(group) for group in GROUPS}
-    if isinstance(inherited.get("learner"), Mapping):
-        learner = inherited["learner"]
+    inherited: dict[str, Any] = {group: plain.get(group) for group in GROUPS}
+    learner, learning = inherited["learner"], inherited["learning"]
+    if isinstance(learner, Mapping):
         inherited["learner"] = {name: value for name, value in learner.items() if name not in OF_THE_RUN}
-    if isinstance(inherited.get("learning"), Mapping):  # a hook that adds modules is the run's, and not one of theirs
-        hooks = inherited["learning"].items()
-        inherited["learning"] = {name: hook for name, hook in hooks if lookup(hook, TARGET) != ADDS}
+    if isinstance(learning, Mapping):  # a hook that adds modules is the run's, and not one of theirs
+        inherited["learning"] = {name: hook for name, hook in learning.items() if lookup(hook, TARGET) != ADDS}
     return {str(name): value for name, value in _merged(inherited, own, "", key).items()}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from runner.builders import acting_network, make_policy
 from runner.config.build import Builder
 from runner.envs.vector import Environment
-from runner.learner.learner import ModuleLoss
+from runner.learner.module import ModuleLoss
 from runner.learner.optimization import Optimization
 from runner.policy import distribution_of
 from runner.schedules import Schedule, on_the_axis_of

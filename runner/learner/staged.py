@@ -1,34 +1,21 @@
 """The optimizations of a loss that moves its networks one after the other."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from torch import nn, optim
+from torch import optim
+from torch.optim.lr_scheduler import LRScheduler
 
 from runner.learner.approximation import Approximation
-from runner.learner.gradients import Clip, ClipBy, NonFinite
+from runner.learner.gradients import Clip
+from runner.learner.module import ModuleConfig
 from runner.learner.optimization import Optimization
-from runner.schedules import Schedule
+from runner.schedules import Constant, Piecewise, Schedule
 from runner.spec import Stage
 from runner.types import OptimizationOptions
 
 WHOLE = "default"
 """The one stage of a loss that names none: all of its terms over all networks."""
-
-
-class Rules(NamedTuple):
-    """What all optimizations have in common, unless the options of one say otherwise.
-
-    ``update_every`` counts the run's updates; ``every`` of a stage counts those that it leaves.
-    """
-
-    optimizer: Callable[[Sequence[nn.Parameter]], optim.Optimizer]
-    scheduler: Schedule | None
-    clip: float | None
-    clip_by: ClipBy
-    loss_weights: Mapping[str, float]
-    update_every: int
-    non_finite: NonFinite
 
 
 def stages_of(loss: Any, networks: Sequence[str]) -> dict[str, Stage]:
@@ -46,18 +33,14 @@ def stages_of(loss: Any, networks: Sequence[str]) -> dict[str, Stage]:
 
 
 def make_optimizations(
-    loss: Any,
-    networks: Mapping[str, Approximation],
-    rules: Rules,
-    options: Mapping[str, OptimizationOptions] | None = None,
+    loss: Any, networks: Mapping[str, Approximation], config: ModuleConfig
 ) -> tuple[Optimization, ...]:
     """One optimization for each stage of ``loss``, in their order.
 
-    Args:
-        options: by the name of a stage; one that says nothing (all null) may be of a stage that there is not.
+    Options that say nothing (all null) may be of a stage that there is not.
     """
-    stages = stages_of(loss, list(networks))
-    said = {name for name, own in (options or {}).items() if any(value is not None for value in own.values())}
+    stages, options = stages_of(loss, list(networks)), config.optimizations
+    said = {name for name, own in options.items() if any(value is not None for value in own.values())}
     unknown = sorted(said.difference(stages))
     if unknown:
         raise ValueError(
@@ -65,9 +48,9 @@ def make_optimizations(
             f"it has {', '.join(stages)}"
         )
     terms = list(getattr(loss, "terms", ()))
-    if getattr(loss, "stages", {}) and (strange := [term for term in rules.loss_weights if term not in terms]):
+    if getattr(loss, "stages", {}) and (strange := [term for term in config.loss_weights if term not in terms]):
         raise ValueError(f"learner.loss_weights.{strange[0]}: the loss has no such term; it has {', '.join(terms)}")
-    return tuple(_make(name, stage, networks, rules, (options or {}).get(name) or {}, _followed(stage, loss))
+    return tuple(_make(name, stage, networks, config, options.get(name) or {}, _followed(stage, loss))
                  for name, stage in stages.items())  # fmt: skip
 
 
@@ -81,27 +64,47 @@ def _make(
     name: str,
     stage: Stage,
     networks: Mapping[str, Approximation],
-    rules: Rules,
+    config: ModuleConfig,
     options: OptimizationOptions,
     followed: Sequence[str],
 ) -> Optimization:
     parameters = (parameter for network in stage.networks for parameter in networks[network].model.parameters())
-    optimizer = rules.optimizer(list(dict.fromkeys(parameters)))  # each once, however many networks share it
+    optimizer = config.optimizer(list(dict.fromkeys(parameters)))  # each once, however many networks share it
     for group in optimizer.param_groups if options.get("lr") else ():
         group["lr"] = options["lr"]
-    clip = options.get("clip") or rules.clip
-    weights = rules.loss_weights
+    clip = options.get("clip") or config.clip
+    weights = config.loss_weights
     return Optimization(
         optimizer,
         name=name,
         terms=stage.terms or None,
-        every=_whole(name, options.get("every") or stage.every) * rules.update_every,
-        schedule=rules.scheduler,
-        clip=Clip(clip, rules.clip_by) if clip else None,
+        every=_whole(name, options.get("every") or stage.every) * config.update_every,
+        schedule=schedule_of(config.scheduler if config.lr is None else config.lr, optimizer),
+        clip=Clip(clip, config.clip_by) if clip else None,
         loss_weights={term: weights[term] for term in weights if not stage.terms or term in stage.terms},
-        non_finite=rules.non_finite,
+        non_finite=config.non_finite,
         targets=[networks[network].target for network in followed],
     )
+
+
+def schedule_of(value: Any, optimizer: optim.Optimizer) -> Schedule | LRScheduler | None:
+    """The schedule that a learning rate stands for: a number that stays, ``[[t, value], ...]``, or one as it is.
+
+    A class of torch's schedulers, or a ``partial`` of one, makes one for the ``optimizer``.
+    """
+    if isinstance(value, str | Mapping | bool):
+        raise ValueError(f"a learning rate is a number or [[t, value], ...]; got {value!r}")
+    if isinstance(value, int | float):
+        for group in optimizer.param_groups:
+            group["lr"] = float(value)
+        return Constant()
+    if isinstance(value, list | tuple):
+        return Piecewise(value)  # type: ignore[arg-type]
+    made_of = getattr(value, "func", value)
+    if isinstance(made_of, type) and issubclass(made_of, LRScheduler):
+        made: LRScheduler = value(optimizer)
+        return made
+    return value
 
 
 def _whole(name: str, every: float) -> int:

@@ -98,7 +98,7 @@ def test_the_moments_of_every_optimizer_are_saved(tmp_path):
     other.load_from_file(tmp_path)
     other.train()
     assert same_tree(dict(loss.state_dict()), dict(expected.state_dict()))
-    assert set(other.state_dict()["learner"]["default"]["optimizations"]) == {"a", "b"}
+    assert set(other.state_dict()["learner"]["optimizer"]["default"]["optimizations"]) == {"a", "b"}
 
 
 def test_a_hook_taken_out_moves_nothing_any_more():

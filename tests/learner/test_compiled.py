@@ -14,7 +14,8 @@ from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 from runner.learner.approximation import Approximation
 from runner.learner.compiled import CACHE, own_cache
 from runner.learner.gradients import Clip
-from runner.learner.learner import Learner, Module
+from runner.learner.learner import Learner
+from runner.learner.module import Module
 from runner.learner.optimization import Optimization
 from runner.learner.optimizers import adam, rmsprop, sgd
 from runner.learner.targets import PolyakTarget
@@ -42,7 +43,7 @@ def make_learner(compile, optimizer="adam", lr=1e-2, kind=Learner, **optimizatio
         make(q.model.parameters(), lr), schedule=Linear(20, 0.0, None), targets=[target], **optimization
     )
     loss = DQNLoss(0.9, double=True, loss_function="smooth_l1")
-    return kind({"default": Module({"q": q}, loss, (moved,))}, compile=compile)
+    return kind({"default": Module({"q": q}, loss, (moved,))}, compile=compile).build()
 
 
 def run(learner, updates):
@@ -153,7 +154,7 @@ def test_nothing_moves_before_the_step():
     losses = learner.compute_losses(batch)
     assert all(torch.equal(*pair) for pair in zip(tensors(learner.state_dict()), tensors(before), strict=True))
     learner.step(losses, batch)
-    assert not torch.equal(weights(learner)[0], before["default"]["networks"]["q"]["model"]["layers.0.weight"])
+    assert not torch.equal(weights(learner)[0], before["rl_module"]["default"]["q"]["model"]["layers.0.weight"])
 
 
 class Still(Learner):

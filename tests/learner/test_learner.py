@@ -5,7 +5,8 @@ from torch import nn, optim
 
 from runner.learner.approximation import Approximation
 from runner.learner.gradients import Clip
-from runner.learner.learner import Learner, Module
+from runner.learner.learner import Learner
+from runner.learner.module import Module
 from runner.learner.optimization import NonFiniteError, Optimization
 from runner.learner.optimizers import adam
 from runner.learner.targets import FixedTarget, PolyakTarget
@@ -57,7 +58,7 @@ def staged(every=1, target=None):
         descending(networks["b"], name="second", terms=("second",)),
         descending(networks["a"], name="first", terms=("first",), every=every, targets=[target] if target else []),
     )
-    return Learner({"default": Module(networks, loss, optimizations[::-1])}), networks, loss
+    return Learner({"default": Module(networks, loss, optimizations[::-1])}).build(), networks, loss
 
 
 def values(networks):
@@ -112,7 +113,7 @@ def test_a_delayed_optimization_is_evaluated_and_applied_only_when_due():
 def test_an_update_in_which_nothing_is_due_moves_nothing():
     network = Approximation(Scalar(1.0))
     loss = Terms(only=lambda networks: networks["a"]())
-    learner = Learner({"default": Module({"a": network, "b": network}, loss, (descending(network, every=2),))})
+    learner = Learner({"default": Module({"a": network, "b": network}, loss, (descending(network, every=2),))}).build()
     learner.progress.updates = 1
     assert learner.step(learner.compute_losses(TensorDict(batch_size=[])), TensorDict(batch_size=[])) == {}
     assert network.model.weight.item() == 1.0
@@ -121,7 +122,7 @@ def test_an_update_in_which_nothing_is_due_moves_nothing():
 def test_an_optimization_without_terms_minimizes_all_of_them():
     network = Approximation(Scalar(1.0))
     loss = Terms(one=lambda networks: networks["a"]() * 2, other=lambda networks: networks["a"]() * 3)
-    learner = Learner({"default": Module({"a": network, "b": network}, loss, (descending(network),))})
+    learner = Learner({"default": Module({"a": network, "b": network}, loss, (descending(network),))}).build()
     assert update(learner).keys() == {"loss/one", "loss/other"}
     assert network.model.weight.item() == pytest.approx(0.5)  # 1 - 0.1 * (2 + 3)
 
@@ -131,7 +132,7 @@ def q_learner(seed=0, target=None, progress=None, **kwargs):
     target = target or FixedTarget(3)
     q = Approximation(MLP((3,), [8], 2, "relu"), target=target)
     optimization = Optimization(adam(q.model.parameters(), lr=0.01), targets=(target,), **kwargs)
-    return Learner({"default": Module({"q": q}, DQNLoss(0.9, True, "smooth_l1"), (optimization,))}, progress)
+    return Learner({"default": Module({"q": q}, DQNLoss(0.9, True, "smooth_l1"), (optimization,))}, progress).build()
 
 
 def q_batch(seed=0, size=4):
@@ -196,7 +197,7 @@ class Observing(Learner):
 def test_overriding_what_happens_to_gradients_takes_effect():
     network = Approximation(Scalar(1.0))
     loss = Terms(only=lambda networks: networks["a"]())
-    learner = Observing({"default": Module({"a": network, "b": network}, loss, (descending(network),))})
+    learner = Observing({"default": Module({"a": network, "b": network}, loss, (descending(network),))}).build()
     metrics = update(learner)
     assert network.model.weight.item() == pytest.approx(0.8)  # 1 - 0.1 * 8 / 2 / 2, where the gradient itself is 1
     assert metrics["mine"].item() == 1.0
@@ -232,7 +233,7 @@ def test_a_plain_module_is_a_loss():
     metrics = update(learner, TensorDict({"x": torch.ones(3, 1)}, [3]))
     assert metrics["loss/v"].item() == 1.0  # (0 - 1)^2
     assert module.linear.weight.item() == 0.5  # gradient 2 * (0 - 1) = -2
-    assert learner.get_state()["default"]["networks"]["loss_module"]["model"]["linear.weight"].item() == 0.5
+    assert learner.get_state()["rl_module"]["default"]["loss_module"]["model"]["linear.weight"].item() == 0.5
 
 
 def test_a_plain_function_is_a_loss_and_the_weights_it_moves_are_saved():
@@ -273,7 +274,7 @@ def two_modules():
     modules = {}
     for seed, module_id in enumerate(("left", "right")):
         (modules[module_id],) = q_learner(seed).modules.values()
-    return Learner(modules)
+    return Learner(modules).build()
 
 
 def test_two_modules_learn_each_from_its_own_part_of_the_batch():
@@ -298,9 +299,9 @@ def test_two_modules_learn_each_from_its_own_part_of_the_batch():
 
 def test_a_single_module_may_have_any_name():
     (module,) = q_learner().modules.values()
-    learner, expected = Learner({"agent": module}), q_learner()
+    learner, expected = Learner({"agent": module}).build(), q_learner()
     assert update(learner, q_batch())["loss/q"] == update(expected, q_batch())["loss/q"]
-    assert learner.get_state().keys() == {"agent"}
+    assert learner.get_state()["rl_module"].keys() == {"agent"}
 
 
 def test_learning_goes_on_bit_for_bit_from_a_saved_state():
@@ -323,14 +324,14 @@ def test_two_optimizations_of_one_name_are_refused():
     networks = {"a": Approximation(Scalar(1.0)), "b": Approximation(Scalar(2.0))}
     same_name = [descending(network, name="critic") for network in networks.values()]
     with pytest.raises(ValueError, match=r"name of its own.*default/critic"):
-        Learner({"default": Module(networks, Terms(), same_name)})
+        Learner({"default": Module(networks, Terms(), same_name)}).build()
 
 
 def test_a_parameter_that_two_optimizations_would_move_is_refused():
     networks = {"a": Approximation(Scalar(1.0))}
     both = [descending(networks["a"], name=name) for name in ("critic", "actor")]
     with pytest.raises(ValueError, match="default/critic and default/actor would both move"):
-        Learner({"default": Module(networks, Terms(), both)})
+        Learner({"default": Module(networks, Terms(), both)}).build()
 
 
 def test_a_target_that_two_optimizations_would_move_is_refused():
@@ -338,7 +339,7 @@ def test_a_target_that_two_optimizations_would_move_is_refused():
     networks = {"a": Approximation(Scalar(1.0), target=target), "b": Approximation(Scalar(2.0))}
     both = [descending(network, name=name, targets=[target]) for name, network in networks.items()]
     with pytest.raises(ValueError, match="would both move the same FixedTarget"):
-        Learner({"default": Module(networks, Terms(), both)})
+        Learner({"default": Module(networks, Terms(), both)}).build()
 
 
 def test_weights_that_are_no_numbers_are_noticed():

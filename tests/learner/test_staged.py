@@ -277,7 +277,9 @@ def test_noise_is_drawn_once_for_each_update_and_goes_on_after_a_restart():
     for batch in data():
         update(whole, batch)
     assert same_tree(resumed.state_dict(), whole.state_dict())
-    assert not torch.equal(resumed.state_dict()["default"]["noise"], state["default"]["noise"])
+    assert not torch.equal(
+        resumed.state_dict()["optimizer"]["default"]["noise"], state["optimizer"]["default"]["noise"]
+    )
 
 
 def test_noise_depends_on_its_own_stream_alone():

@@ -10,7 +10,8 @@ from torch import nn
 
 from runner.learner.approximation import Approximation
 from runner.learner.gradients import Clip
-from runner.learner.learner import Learner, Module
+from runner.learner.learner import Learner
+from runner.learner.module import Module
 from runner.learner.optimization import Optimization
 from runner.learner.optimizers import adam
 from runner.learner.targets import PolyakTarget
@@ -41,7 +42,7 @@ def make_learner(compile="trace", loss=None, network=None, kind=Learner, **optim
     q = Approximation(network or MLP((4,), [8, 8], 2, "tanh"), target=target)
     moved = Optimization(adam(q.model.parameters(), lr=1e-2), targets=[target], **optimization)
     loss = loss or DQNLoss(0.9, double=True, loss_function="smooth_l1")
-    return kind({"default": Module({"q": q}, loss, (moved,))}, compile=compile)
+    return kind({"default": Module({"q": q}, loss, (moved,))}, compile=compile).build()
 
 
 def update(learner, batch):

@@ -9,6 +9,7 @@ LAYERS = {
     0: ("runner.types", "runner.text", "runner.spec", "runner.extras"),
     1: (
         "runner.batch_source",
+        "runner.minibatches",
         "runner.returns",
         "runner.schedules",
         "runner.seeding",

@@ -6,7 +6,7 @@ from tensordict import TensorDict
 
 from runner.builders import make_learner
 from runner.checkpoint.store import CheckpointStore
-from runner.learner.learner import ModuleLoss
+from runner.learner.module import ModuleLoss
 from runner.metrics import Metrics
 from runner.points import POINTS
 from runner.schedules import Linear
