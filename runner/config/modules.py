@@ -42,10 +42,11 @@ def expand(tree: DictConfig) -> DictConfig:
 
 
 def _sites(plain: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Where modules are described: among the learner's, and in the hooks that add one."""
+    """Where modules are described: among the learner's, by names that they can have, and in the hooks that add one."""
     modules = lookup(plain, MODULES)
     for module_id, own in modules.items() if isinstance(modules, Mapping) else ():
-        yield f"{MODULES}.{module_id}", own
+        if not wrong_id(module_id):
+            yield f"{MODULES}.{module_id}", own
     for group in ("learning", "hooks"):
         hooks = plain.get(group)
         for name, hook in hooks.items() if isinstance(hooks, Mapping) else ():

@@ -15,7 +15,7 @@ from runner.config.continued import changes, has_checkpoint, misfits
 from runner.config.folder import check_folder
 from runner.config.groups import choose, usable_choices
 from runner.config.keys import check_key
-from runner.config.modules import MODULES, expand
+from runner.config.modules import MODULES, SELECTOR, expand
 from runner.config.origins import read_stored_origins
 from runner.config.overrides import Typed, apply, parse_overrides, repeated
 from runner.config.report import COMMAND_LINE, MOST_PROBLEMS, Problem, Rejected
@@ -182,6 +182,8 @@ class _Resume:
         self._named.update(node for node, _ in targets_of(value, key))
         if key.endswith(f".{TARGET}"):
             self._named.add(key.removesuffix(f".{TARGET}"))
+        if key.endswith(f".{SELECTOR}"):
+            self._named.add(key)
 
     def _set_own_keys(self, tree: DictConfig, accepted: list[Typed]) -> None:
         """What concerns only this command is never taken from the folder."""
