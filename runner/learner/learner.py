@@ -28,6 +28,7 @@ from runner.learner.state import (
     Names,
     check_modules,
     check_names,
+    copied,
     is_wanted,
     load_networks,
     load_optimizations,
@@ -49,7 +50,7 @@ class Learner(Updates):
             :mod:`runner.learner.compiled`. A subclass with steps of its own for gradients does them one by one.
         modules_to_train: those that are updated: ``None`` for all, ids, or a function of id and batch.
         connectors: make batches of episodes.
-        generator: shuffles minibatches.
+        shuffling: from what minibatches are shuffled.
     """
 
     def __init__(
@@ -59,9 +60,9 @@ class Learner(Updates):
         compile: Compile = "trace",
         modules_to_train: Select = None,
         connectors: EpisodesToBatch | None = None,
-        generator: torch.Generator | None = None,
+        shuffling: torch.Generator | None = None,
     ) -> None:
-        super().__init__(progress, compile, modules_to_train, connectors, generator)
+        super().__init__(progress, compile, modules_to_train, connectors, shuffling)
         self._given = dict(modules) if isinstance(modules, Mapping) else {DEFAULT_MODULE: modules}
 
     def build(self) -> "Learner":
@@ -196,12 +197,15 @@ class Learner(Updates):
             )
 
     def get_state(self, components: Names = None, not_components: Names = None) -> StateDict:
-        """The state by components: ``rl_module``, ``optimizer``, ``metrics_logger``, or ``rl_module/<id>`` of one.
+        """A copy of the state by components: ``rl_module``, ``optimizer``, ``metrics_logger``, or ``rl_module/<id>``.
 
         Args:
             components: which; all of them where not given.
             not_components: which not.
         """
+        return copied(self._state(components, not_components))
+
+    def _state(self, components: Names = None, not_components: Names = None) -> StateDict:
         self._check_is_built()
         wanted = None if components is None else check_names(components, self.modules)
         unwanted = check_names(not_components, self.modules)
@@ -217,7 +221,7 @@ class Learner(Updates):
         if is_wanted(METRICS, wanted, unwanted):
             state[METRICS] = self.metrics.state_dict()
         if wanted is None and not unwanted:
-            state["generator"] = self.generator.get_state()
+            state["shuffling"] = self.shuffling.get_state()
         return state
 
     def set_state(self, state: StateDict) -> None:
@@ -230,8 +234,8 @@ class Learner(Updates):
                 load(module_id, self.modules[module_id], part)
         if METRICS in state:
             self.metrics.load_state_dict(state[METRICS])
-        if "generator" in state:
-            self.generator.set_state(state["generator"])
+        if "shuffling" in state:
+            self.shuffling.set_state(state["shuffling"])
         if "weights_seq_no" in state:
             self.weights_seq_no = state["weights_seq_no"]
         selected = state.get("should_module_be_updated")
@@ -251,7 +255,8 @@ class Learner(Updates):
         return True
 
     def state_dict(self) -> StateDict:
-        return self.get_state()
+        """The whole state, whose tensors are the learner's own."""
+        return self._state()
 
     def load_state_dict(self, state: StateDict) -> None:
         """Take over a whole state; a ``CheckpointError`` where it is not of these modules."""

@@ -12,6 +12,7 @@ from torch import nn, optim
 from torch.optim.lr_scheduler import LRScheduler
 
 from runner.learner.approximation import Approximation
+from runner.learner.features import as_asked
 from runner.learner.gradients import ClipBy, NonFinite
 from runner.learner.optimization import Optimization
 from runner.schedules import Schedule
@@ -199,6 +200,6 @@ def callables(networks: Mapping[str, Approximation]) -> dict[str, Callable[..., 
     """What a loss sees: each network by its name, and its target by ``<name>_target``."""
     seen: dict[str, Callable[..., Any]] = {}
     for name, network in networks.items():
-        seen[name] = network.model
+        seen[name] = as_asked(network, networks)
         seen[f"{name}_target"] = network.target
     return seen

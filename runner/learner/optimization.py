@@ -1,5 +1,6 @@
 """The one path from losses to new weights."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -9,11 +10,15 @@ from torch import Tensor, optim
 from torch.optim.lr_scheduler import LRScheduler
 
 from runner.learner.gradients import Clip, NonFinite, are_finite, with_own_memory, zero_non_finite
+from runner.learner.shared import features_that_wait, leave_on
 from runner.learner.targets import TargetNetwork
 from runner.schedules import Schedule
 from runner.spec import CheckpointError, HooklineError, StateDict
 
 Losses = TensorDictBase | Mapping[str, Tensor]
+
+_SCHEDULED = ("lr", "momentum", "betas")
+"""What torch's schedulers set; some move the momentum against the learning rate."""
 
 
 class NonFiniteError(HooklineError):
@@ -105,8 +110,14 @@ class Optimization:
         return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
 
     def compute_gradients(self, losses: Losses | Tensor) -> list[Tensor | None]:
-        """Gradients of the weighted losses for its own parameters; ``None`` where a loss does not reach, or frozen."""
-        return self.gradients(losses, self.parameters)
+        """Gradients of the weighted losses for its own parameters; ``None`` where a loss does not reach, or frozen.
+
+        Those for features that wait are left there.
+        """
+        features = features_that_wait()
+        gradients = self.gradients(losses, [*self.parameters, *features])
+        leave_on(features, gradients[len(self.parameters) :])
+        return gradients[: len(self.parameters)]
 
     def gradients(self, losses: Losses | Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
         """The same for ``parameters``, which stand in for its own one by one."""
@@ -175,7 +186,7 @@ class Optimization:
         """Moments and counts. Learning rates and the like are configuration, which wins over a checkpoint."""
         state: dict[str, Any] = {"optimizer": _with_string_keys(self.optimizer.state_dict()["state"])}
         if isinstance(self.schedule, LRScheduler):
-            state["schedule"] = self.schedule.state_dict()
+            state["schedule"] = _state_of(self.schedule)
         return {**state, "kind": type(self.optimizer).__name__, "skipped": self.skipped}
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -186,10 +197,21 @@ class Optimization:
         moments = {int(index): _copied(values) for index, values in state["optimizer"].items()}
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         if isinstance(self.schedule, LRScheduler):
-            self.schedule.load_state_dict(state["schedule"])
-            for group, lr in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
-                group["lr"] = lr
+            _load(self.schedule, state["schedule"])
         self.skipped = state["skipped"]
+
+
+def _state_of(scheduler: LRScheduler) -> StateDict:
+    """Where it is, and what it has set; milestones, which no plain dict holds, are configuration."""
+    own = {name: value for name, value in scheduler.state_dict().items() if not isinstance(value, Counter)}
+    groups = scheduler.optimizer.param_groups
+    return {"own": own, "set": [{name: group[name] for name in _SCHEDULED if name in group} for group in groups]}
+
+
+def _load(scheduler: LRScheduler, state: StateDict) -> None:
+    scheduler.load_state_dict(state["own"])
+    for group, values in zip(scheduler.optimizer.param_groups, state["set"], strict=True):
+        group.update({name: tuple(value) if name == "betas" else value for name, value in values.items()})
 
 
 def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
