@@ -7,7 +7,7 @@ import torch
 
 from runner.builders import make_learner
 from runner.learner.features import FeatureNetwork, FeatureOptimization
-from runner.learner.optimizers import adam
+from runner.learner.optimizers import adam, sgd
 from runner.learner.shared import NETWORKS
 from runner.losses.a2c import A2CLoss
 from runner.networks.actor_critic import make_actor_critic, make_shared_features
@@ -19,11 +19,14 @@ from tests.test_networks import spec
 BATCHES = 12
 
 
-def learner_of(make, seed=0, **options):
+ADAM, SGD = partial(adam, lr=1e-2), partial(sgd, lr=0.1)
+
+
+def learner_of(make, seed=0, optimizer=ADAM, **options):
     torch.manual_seed(seed)
     networks = make(spec(), [8, 8])
     loss = A2CLoss(networks["policy"].distribution)
-    return make_learner(networks, loss, partial(adam, lr=1e-2), **options)
+    return make_learner(networks, loss, optimizer, **options)
 
 
 def model_of(learner, name):
@@ -39,8 +42,9 @@ def joint(**options):
     return learner_of(partial(make_actor_critic, shared=True), compile="none", **options)
 
 
-def test_features_with_an_optimization_of_their_own_move_as_in_one_backward_pass():
-    apart, together = learner_of(make_shared_features), joint()
+@pytest.mark.parametrize("optimizer", [ADAM, SGD])
+def test_features_with_an_optimization_of_their_own_move_as_in_one_backward_pass(optimizer):
+    apart, together = learner_of(make_shared_features, optimizer=optimizer), joint(optimizer=optimizer)
     learn(apart)
     learn(together)
     for name in ("policy", "value"):
@@ -53,7 +57,7 @@ def test_each_head_reaches_the_features(silent):
     torch.manual_seed(0)
     networks = make_shared_features(spec(), [8, 8])
     loss = A2CLoss(networks["policy"].distribution, entropy_coeff=0.0, critic_coeff=float(silent != "value"))
-    learner = make_learner(networks, loss, partial(adam, lr=1e-2))
+    learner = make_learner(networks, loss, ADAM)
     before = model_of(learner, "features")["layers.0.weight"].clone()
     batch = advantages(0)
     if silent == "policy":
