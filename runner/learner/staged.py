@@ -88,6 +88,7 @@ def _make(
         schedule=schedule_of(config.scheduler if config.lr is None else config.lr, optimizer),
         clip=Clip(clip, config.clip_by) if clip else None,
         non_finite=config.non_finite,
+        non_finite_limit=config.non_finite_limit,
         targets=[networks[network].target for network in followed],
     )
     made.set_lr(0)

@@ -10,6 +10,8 @@ from runner.spec import CheckpointError, StateDict
 
 RL_MODULE, OPTIMIZER, METRICS = "rl_module", "optimizer", "metrics_logger"
 """Networks with their targets; what moves them, and the noise of losses; what was measured."""
+PRECISION = "precision"
+"""The scale of losses, which all modules share; goes with the optimizers."""
 COMPONENTS = (RL_MODULE, OPTIMIZER, METRICS)
 
 Names = str | Sequence[str] | None
