@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from tensordict import TensorDict
 
 from runner.builders import make_learner
 from runner.learner.features import FeatureNetwork, FeatureOptimization
@@ -124,3 +125,32 @@ def test_learning_goes_on_bit_for_bit_from_a_saved_state():
     learn(second, range(7, BATCHES))
     parts = ("rl_module", "optimizer")
     assert same_state(*([one.state_dict()[part] for part in parts] for one in (whole, second)))
+
+
+class Squares:
+    """Squares of what both heads say, each of which asks the features anew."""
+
+    hyper_parameters, targets = {}, ()
+
+    def __init__(self):
+        self.terms = {"squares": self.squares}
+
+    def squares(self, networks, batch, hyper_parameters):
+        said = {name: networks[name](batch["observation"]) for name in ("policy", "value")}
+        return TensorDict({f"loss_{name}": one.square().mean() for name, one in said.items()})
+
+
+@pytest.mark.parametrize(("precision", "atol"), [("bf16", 2e-3), ("fp16", 2e-3)])
+def test_what_is_left_on_features_is_unscaled_once(precision, atol):
+    def learned(precision):
+        torch.manual_seed(0)
+        networks = make_shared_features(spec(), [8, 8], policy_gain=1.0)
+        learner = make_learner(networks, Squares(), SGD, clip=1.0, precision=precision)
+        learn(learner)
+        return learner
+
+    full, half = learned("fp32"), learned(precision)
+    for own, other in zip(model_of(half, "policy").values(), model_of(full, "policy").values(), strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=atol)
+    assert not same_state(model_of(half, "features"), model_of(full, "features"))
+    assert all(one.skipped == 0 for one in half.optimizations())
