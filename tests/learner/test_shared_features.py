@@ -5,6 +5,7 @@ from functools import partial
 import pytest
 import torch
 from tensordict import TensorDict
+from torch import nn
 
 from runner.builders import make_learner
 from runner.learner.features import FeatureNetwork, FeatureOptimization
@@ -125,6 +126,18 @@ def test_learning_goes_on_bit_for_bit_from_a_saved_state():
     learn(second, range(7, BATCHES))
     parts = ("rl_module", "optimizer")
     assert same_state(*([one.state_dict()[part] for part in parts] for one in (whole, second)))
+
+
+@pytest.mark.parametrize("make", [make_actor_critic, partial(make_actor_critic, shared=True), make_shared_features])
+def test_layers_are_called_in_the_precision_of_the_learner_whoever_shares_them(make):
+    outputs = []
+    learner = learner_of(make, optimizer=SGD, precision="bf16", compile="none")
+    for network in learner.modules["default"].networks.values():
+        for layer in network.model.modules():
+            if isinstance(layer, nn.Linear):
+                layer.register_forward_hook(lambda layer, inputs, output: outputs.append(output.dtype))
+    learn(learner, [0])
+    assert set(outputs) == {torch.bfloat16}
 
 
 class Squares:
