@@ -82,7 +82,8 @@ class InHalf:
         return self._call(self.network.compute_self_supervised_loss, batch)  # type: ignore[attr-defined]
 
     def _call(self, function: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
-        with torch.autocast(self.device_type, self.dtype):
+        # Without its cache of weights, which would add up gradients of a cell's steps in half, and not when recorded.
+        with torch.autocast(self.device_type, self.dtype, cache_enabled=False):
             outputs = function(*inputs, **more)
         return tree_map_only(Tensor, self._in_full, outputs)
 
