@@ -42,6 +42,13 @@ def test_acrobot_reaches_minus_100_with_three_of_three_seeds(record_property):
 
 
 @pytest.mark.slow
+def test_acrobot_reaches_minus_100_by_distributions_with_three_of_three_seeds(record_property):
+    returns = [final_return("algo=c51", "env=acrobot", f"seed={seed}") for seed in range(3)]
+    record_property("note", f"c51 on acrobot: final returns {[round(one, 1) for one in returns]}")
+    assert min(returns) >= -100
+
+
+@pytest.mark.slow
 def test_mountain_car_reaches_minus_130_with_two_of_three_seeds(record_property):
     assert sum(one >= -130 for one in returns_of("mountain_car", range(3), record_property)) >= 2
 
