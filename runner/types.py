@@ -33,6 +33,9 @@ LossFunction = Literal["l2", "smooth_l1"]
 Compile = Literal["none", "trace", "update"]
 """How updates are computed: by autograd, by recorded gradients (the same bits), or as one compiled function."""
 
+PrecisionName = Literal["fp32", "bf16", "fp16"]
+"""The number format in which updates call networks."""
+
 StopAfter = dict[Literal["env_steps", "updates", "episodes", "seconds"], PositiveFloat]
 
 
@@ -42,6 +45,14 @@ class InWords:
 
     description: str
 
+
+@dataclass(frozen=True)
+class NotBuilt:
+    """Marks values whose nodes are handed over as they are, for who builds them when the time comes."""
+
+
+ModuleTree = Annotated[dict[str, Any], NotBuilt(), InWords("a mapping of groups to what a module has otherwise")]
+"""What one of several modules consists of, by group."""
 
 OptimizationOptions = Annotated[
     dict[Literal["every", "lr", "clip"], PositiveFloat | None],

@@ -10,6 +10,7 @@
     python scripts/bench.py --replay                   add and sample, of ours, SB3's, cpprb's, and plain tensors
     python scripts/bench.py --memmap                   a first and a second checkpoint of a buffer on disk
     python scripts/bench.py --compile                  compile=none, trace and update
+    python scripts/bench.py --learner                  a learner's update against a hand-written one; four modules
 
 What is compared takes turns, A B A B, and ratios are medians of those within a round: this machine's speed may change
 from one minute to the next. CPU us are CPU time of all threads of a process, and of the processes it started.
@@ -127,6 +128,12 @@ def collection(arguments: Arguments) -> None:
     measure_collection(arguments.rounds or 5)
 
 
+def learner(arguments: Arguments) -> None:
+    from scripts.benchmark.learner import measure_learner
+
+    measure_learner(arguments.rounds or 200)
+
+
 def memmap(arguments: Arguments) -> None:
     from scripts.benchmark.memmap import measure_memmap
 
@@ -141,6 +148,7 @@ ACTIONS: dict[str, Callable[[Arguments], None]] = {
     "replay": replay,
     "collection": collection,
     "memmap": memmap,
+    "learner": learner,
     "compile": compile_,
     **{name: switch(name) for name in ("logging", "checkpoints")},
 }

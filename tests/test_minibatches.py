@@ -8,7 +8,6 @@ from tensordict import TensorDict
 from runner.data.rollout import Rollout
 from runner.minibatches import Cycle, cyclic_minibatches, new_order
 
-
 CASES = 200
 
 

@@ -104,6 +104,10 @@ class UpdateCompiler(ByShape[CompiledUpdate]):
             return f"nothing is known of {type(optimizer).__name__}"
         if len(optimizer.param_groups) != 1:
             return "its optimizer has several parameter groups"
+        if self.optimization.scaler is not None:
+            return "its losses are scaled"
+        if self.optimization.non_finite != "raise":
+            return f"non_finite={self.optimization.non_finite} looks at the gradients of each update"
         return "a network has buffers of its own" if self._has_buffers else None
 
     def _give_up(self, reason: str) -> None:

@@ -24,8 +24,9 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
 class Clip:
     """Bounds gradients, in place.
 
-    ``value``: each element to ``[-max, max]``. ``norm``: each tensor ``g *= max / |g|`` where ``|g| > max``.
-    ``global_norm``: with the norm N of all, ``g *= max / max(N + 1e-6, max)``, never up (Pascanu et al. 2013).
+    ``value``: each element to ``[-max, max]``, but for infinities, which become NaN: they are no direction.
+    ``norm``: each tensor ``g *= max / |g|`` where ``|g| > max``. ``global_norm``: with the norm N of all,
+    ``g *= max / max(N + 1e-6, max)``, never up (Pascanu et al. 2013).
     """
 
     def __init__(self, max: PositiveFloat, by: ClipBy = "global_norm") -> None:
@@ -40,8 +41,10 @@ class Clip:
         gradients = list(gradients)
         before = global_norm(gradients)
         if self.by == "value":
+            nothing = torch._foreach_sub(gradients, gradients)  # NaN where there is an infinity
             torch._foreach_clamp_min_(gradients, -self.max)
             torch._foreach_clamp_max_(gradients, self.max)
+            torch._foreach_add_(gradients, nothing)
         elif self.by == "norm":
             norms = torch.stack(torch._foreach_norm(gradients))
             torch._foreach_mul_(gradients, list(torch.where(norms > self.max, self.max / norms, 1.0)))
@@ -67,6 +70,24 @@ def zero_non_finite(gradients: Sequence[Tensor]) -> None:
     """Set every NaN and infinity to 0, in place."""
     for gradient in gradients:
         torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0, out=gradient)
+
+
+def multiply_and_check(gradients: Sequence[Tensor], factor: Tensor) -> Tensor:
+    """Multiply by ``factor`` (``[]``), in place; returns 1 where an element was not finite, else 0, ``[]``.
+
+    It is one pass over all of them, where asking each tensor takes twenty times as long, and waits for no device.
+    """
+    found = torch.zeros_like(factor)
+    for alike in _by_dtype(gradients):
+        torch._amp_foreach_non_finite_check_and_unscale_(alike, found, factor)
+    return found
+
+
+def _by_dtype(tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    alike: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        alike.setdefault(tensor.dtype, []).append(tensor)
+    return list(alike.values())
 
 
 def are_finite(tensors: Sequence[Tensor]) -> bool:

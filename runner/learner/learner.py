@@ -24,10 +24,12 @@ from runner.learner.pipeline import Select
 from runner.learner.state import (
     METRICS,
     OPTIMIZER,
+    PRECISION,
     RL_MODULE,
     Names,
     check_modules,
     check_names,
+    copied,
     is_wanted,
     load_networks,
     load_optimizations,
@@ -35,8 +37,8 @@ from runner.learner.state import (
     optimizations_state,
 )
 from runner.learner.updates import Updates
-from runner.spec import CheckpointError, Progress, StateDict
-from runner.types import Compile
+from runner.spec import CheckpointError, ConfigError, Progress, StateDict
+from runner.types import Compile, PrecisionName
 
 
 class Learner(Updates):
@@ -49,7 +51,8 @@ class Learner(Updates):
             :mod:`runner.learner.compiled`. A subclass with steps of its own for gradients does them one by one.
         modules_to_train: those that are updated: ``None`` for all, ids, or a function of id and batch.
         connectors: make batches of episodes.
-        generator: shuffles minibatches.
+        shuffling: from what minibatches are shuffled.
+        precision: in which updates call networks; see :mod:`runner.learner.precision`.
     """
 
     def __init__(
@@ -59,15 +62,18 @@ class Learner(Updates):
         compile: Compile = "trace",
         modules_to_train: Select = None,
         connectors: EpisodesToBatch | None = None,
-        generator: torch.Generator | None = None,
+        shuffling: torch.Generator | None = None,
+        precision: PrecisionName = "fp32",
     ) -> None:
-        super().__init__(progress, compile, modules_to_train, connectors, generator)
+        super().__init__(progress, compile, modules_to_train, connectors, shuffling, precision)
         self._given = dict(modules) if isinstance(modules, Mapping) else {DEFAULT_MODULE: modules}
 
     def build(self) -> "Learner":
         """Make the modules and their optimizers; whoever calls it again gets what there is."""
         if self.is_built:
             return self
+        if self.precision.name == "fp16" and self.compile == "update":
+            raise ConfigError("precision=fp16 needs another loss scale now and then: use compile=trace, not update")
         self.is_keyed = len(self._given) > 1
         for module_id, given in self._given.items():
             check_module_id(module_id)
@@ -196,12 +202,15 @@ class Learner(Updates):
             )
 
     def get_state(self, components: Names = None, not_components: Names = None) -> StateDict:
-        """The state by components: ``rl_module``, ``optimizer``, ``metrics_logger``, or ``rl_module/<id>`` of one.
+        """A copy of the state by components: ``rl_module``, ``optimizer``, ``metrics_logger``, or ``rl_module/<id>``.
 
         Args:
             components: which; all of them where not given.
             not_components: which not.
         """
+        return copied(self._state(components, not_components))
+
+    def _state(self, components: Names = None, not_components: Names = None) -> StateDict:
         self._check_is_built()
         wanted = None if components is None else check_names(components, self.modules)
         unwanted = check_names(not_components, self.modules)
@@ -214,10 +223,12 @@ class Learner(Updates):
             if is_wanted(name, wanted, unwanted):
                 chosen = [one for one in self.modules if is_wanted(f"{name}/{one}", wanted, unwanted)]
                 state[name] = {module_id: state_of(self.modules[module_id]) for module_id in chosen}
+        if is_wanted(OPTIMIZER, wanted, unwanted) and self.precision.state_dict():
+            state[PRECISION] = self.precision.state_dict()
         if is_wanted(METRICS, wanted, unwanted):
             state[METRICS] = self.metrics.state_dict()
         if wanted is None and not unwanted:
-            state["generator"] = self.generator.get_state()
+            state["shuffling"] = self.shuffling.get_state()
         return state
 
     def set_state(self, state: StateDict) -> None:
@@ -228,10 +239,11 @@ class Learner(Updates):
             check_modules(parts, self.modules, is_whole=False)
             for module_id, part in parts.items():
                 load(module_id, self.modules[module_id], part)
+        self.precision.load_state_dict(state.get(PRECISION, {}))
         if METRICS in state:
             self.metrics.load_state_dict(state[METRICS])
-        if "generator" in state:
-            self.generator.set_state(state["generator"])
+        if "shuffling" in state:
+            self.shuffling.set_state(state["shuffling"])
         if "weights_seq_no" in state:
             self.weights_seq_no = state["weights_seq_no"]
         selected = state.get("should_module_be_updated")
@@ -251,7 +263,8 @@ class Learner(Updates):
         return True
 
     def state_dict(self) -> StateDict:
-        return self.get_state()
+        """The whole state, whose tensors are the learner's own."""
+        return self._state()
 
     def load_state_dict(self, state: StateDict) -> None:
         """Take over a whole state; a ``CheckpointError`` where it is not of these modules."""

@@ -12,8 +12,10 @@ from torch import nn, optim
 from torch.optim.lr_scheduler import LRScheduler
 
 from runner.learner.approximation import Approximation
+from runner.learner.features import as_asked
 from runner.learner.gradients import ClipBy, NonFinite
-from runner.learner.optimization import Optimization
+from runner.learner.optimization import NON_FINITE_LIMIT, Optimization
+from runner.learner.precision import Precision
 from runner.schedules import Schedule
 from runner.spec import HooklineError
 from runner.types import OptimizationOptions
@@ -66,19 +68,20 @@ class _TermsOnDemand(dict[str, Callable[..., TensorDictBase]]):
 class SelfSupervisedLoss:
     """The loss that a network brings along, as its ``compute_self_supervised_loss(batch) -> {loss_*: ...}``."""
 
-    def __init__(self, network: Any) -> None:
-        self._network = network
+    def __init__(self, name: str) -> None:
+        self._name = name
         self.hyper_parameters: dict[str, Any] = {}
         self.terms = {"self_supervised": self._call}
 
     def _call(self, networks: Networks, batch: TensorDictBase, hyper_parameters: Mapping[str, Any]) -> TensorDictBase:
-        return as_losses(self._network.compute_self_supervised_loss(batch))
+        network: Any = networks[self._name]
+        return as_losses(network.compute_self_supervised_loss(batch))
 
     @classmethod
     def among(cls, networks: Mapping[str, Approximation]) -> "SelfSupervisedLoss | None":
         """That of the first network that has one."""
-        models = (network.model for network in networks.values())
-        found = next((model for model in models if hasattr(model, "compute_self_supervised_loss")), None)
+        models = ((name, network.model) for name, network in networks.items())
+        found = next((name for name, model in models if hasattr(model, "compute_self_supervised_loss")), None)
         return None if found is None else cls(found)
 
 
@@ -119,6 +122,7 @@ class ModuleConfig:
     loss_weights: Mapping[str, float] = field(default_factory=dict)
     update_every: int = 1
     non_finite: NonFinite = "raise"
+    non_finite_limit: int | None = NON_FINITE_LIMIT
     lr: Any = None
     optimizations: Mapping[str, OptimizationOptions] = field(default_factory=dict)
 
@@ -195,10 +199,11 @@ def all_networks(module: Module) -> list[nn.Module]:
     return list(dict.fromkeys(parts))
 
 
-def callables(networks: Mapping[str, Approximation]) -> dict[str, Callable[..., Any]]:
-    """What a loss sees: each network by its name, and its target by ``<name>_target``."""
+def callables(networks: Mapping[str, Approximation], precision: Precision) -> dict[str, Callable[..., Any]]:
+    """What a loss sees: each network by its name, and its target by ``<name>_target``; in their precision."""
     seen: dict[str, Callable[..., Any]] = {}
     for name, network in networks.items():
-        seen[name] = network.model
-        seen[f"{name}_target"] = network.target
+        device = next((one.device for one in network.model.parameters()), torch.device("cpu"))
+        seen[name] = precision.of(as_asked(network, networks), device)
+        seen[f"{name}_target"] = precision.of(network.target, device)
     return seen

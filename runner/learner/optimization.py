@@ -1,5 +1,6 @@
 """The one path from losses to new weights."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -8,12 +9,30 @@ from tensordict import TensorDictBase
 from torch import Tensor, optim
 from torch.optim.lr_scheduler import LRScheduler
 
-from runner.learner.gradients import Clip, NonFinite, are_finite, with_own_memory, zero_non_finite
+from runner.learner.gradients import (
+    Clip,
+    NonFinite,
+    are_finite,
+    multiply_and_check,
+    with_own_memory,
+    zero_non_finite,
+)
+from runner.learner.precision import LossScaler
+from runner.learner.shared import features_that_wait, leave_on
 from runner.learner.targets import TargetNetwork
 from runner.schedules import Schedule
 from runner.spec import CheckpointError, HooklineError, StateDict
 
 Losses = TensorDictBase | Mapping[str, Tensor]
+
+_SCHEDULED = ("lr", "momentum", "betas")
+"""What torch's schedulers set; some move the momentum against the learning rate."""
+
+
+NON_FINITE_LIMIT = 100
+"""In a row; a loss scale that begins too high is right after some twenty."""
+COUNTS = ("skipped", "zeroed", "non_finite_in_a_row")
+"""What an optimization counts of updates with gradients that were not finite."""
 
 
 class NonFiniteError(HooklineError):
@@ -23,7 +42,7 @@ class NonFiniteError(HooklineError):
 class Optimization:
     """One optimizer and all that belongs to it.
 
-    The order is: weight the losses, gradients, non-finite policy, clip, step, schedule, targets.
+    The order is: weight the losses, scale them, gradients, unscale, non-finite policy, clip, step, schedule, targets.
 
     Args:
         optimizer: with the parameters, of one or several networks, that these losses may move.
@@ -32,8 +51,10 @@ class Optimization:
         schedule: learning rate over env steps, or a torch scheduler, which is stepped after each applied update.
         clip: bounds the gradients; ``None`` leaves them.
         loss_weights: by name of a ``loss_*`` key without its prefix; 1 where not named.
-        non_finite: ``raise`` (noticed at the next metric row and before each save), ``skip`` the update, or ``zero``
-            the elements.
+        non_finite: what becomes of an update with gradients that are not finite: ``raise`` (noticed in the weights, at
+            the next metric row and before each save), ``skip`` (weights, moments, torch scheduler and targets stay as
+            they are) or ``zero`` those elements. With a ``scaler`` ``raise`` skips as well: an overflow is no error.
+        non_finite_limit: so many skipped or zeroed updates in a row raise; ``None`` for any number.
         targets: follow the networks after each applied update.
     """
 
@@ -48,18 +69,23 @@ class Optimization:
         clip: Clip | None = None,
         loss_weights: Mapping[str, float] | None = None,
         non_finite: NonFinite = "raise",
+        non_finite_limit: int | None = NON_FINITE_LIMIT,
         targets: Sequence[TargetNetwork] = (),
     ) -> None:
         if every < 1 or non_finite not in get_args(NonFinite):
             raise ValueError(
                 f"{name}: every={every} must be >= 1 and non_finite={non_finite!r} one of {get_args(NonFinite)}"
             )
+        if non_finite_limit is not None and non_finite_limit < 1:
+            raise ValueError(f"{name}: non_finite_limit={non_finite_limit} must be >= 1, or null for no limit")
         self.optimizer, self.name, self.terms, self.every = optimizer, name, terms, every
         self.schedule, self.clip, self.targets = schedule, clip, tuple(targets)
-        self.loss_weights, self.non_finite = dict(loss_weights or {}), non_finite
+        self.loss_weights = dict(loss_weights or {})
+        self.non_finite, self.non_finite_limit = non_finite, non_finite_limit
+        self.scaler: LossScaler | None = None
         self.parameters: list[Tensor] = [one for group in optimizer.param_groups for one in group["params"]]
         self._initial_lrs = [float(group["lr"]) for group in optimizer.param_groups]
-        self.skipped = 0
+        self.skipped = self.zeroed = self.non_finite_in_a_row = 0
 
     @property
     def lr(self) -> float:
@@ -84,7 +110,7 @@ class Optimization:
         return metrics
 
     def step(self, env_steps: int = 0) -> dict[str, Tensor]:
-        """The same for gradients that a caller's own backward pass has left in ``.grad``."""
+        """The same for gradients that a caller's own backward pass (of ``scaled`` losses) has left in ``.grad``."""
         gradients = [parameter.grad for parameter in self.parameters]
         metrics = self.postprocess_gradients(gradients)
         self.apply_gradients(gradients, env_steps)
@@ -104,33 +130,62 @@ class Optimization:
         weighted = [loss * self.loss_weights[key] if key in self.loss_weights else loss for key, loss in terms]
         return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
 
+    def scaled(self, loss: Tensor) -> Tensor:
+        """``loss`` times the scale, where there is a scaler."""
+        return loss if self.scaler is None else self.scaler.scaled(loss)
+
     def compute_gradients(self, losses: Losses | Tensor) -> list[Tensor | None]:
-        """Gradients of the weighted losses for its own parameters; ``None`` where a loss does not reach, or frozen."""
-        return self.gradients(losses, self.parameters)
+        """Gradients of the weighted losses for its own parameters; ``None`` where a loss does not reach, or frozen.
+
+        Those for features that wait are left there. With a scaler all are those of the scaled losses.
+        """
+        features = features_that_wait()
+        gradients = self.gradients(losses, [*self.parameters, *features])
+        leave_on(features, gradients[len(self.parameters) :])
+        return gradients[: len(self.parameters)]
 
     def gradients(self, losses: Losses | Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
         """The same for ``parameters``, which stand in for its own one by one."""
         moving = [parameter for parameter in parameters if parameter.requires_grad]
         if not moving:
             return [None] * len(parameters)
-        gradients = with_own_memory(torch.autograd.grad(self.total(losses), moving, allow_unused=True))
+        gradients = with_own_memory(torch.autograd.grad(self.scaled(self.total(losses)), moving, allow_unused=True))
         if len(moving) == len(parameters):
             return gradients
         given = iter(gradients)
         return [next(given) if parameter.requires_grad else None for parameter in parameters]
 
     def postprocess_gradients(self, gradients: list[Tensor | None]) -> dict[str, Tensor]:
-        """Non-finite policy and clipping, in place; a skipped update leaves the list empty."""
+        """Unscale, non-finite policy and clipping, in place; a skipped update leaves the list empty."""
         present = [gradient for gradient in gradients if gradient is not None]
         if not present:
             return {}
-        if self.non_finite == "zero":
-            zero_non_finite(present)
-        elif self.non_finite == "skip" and not are_finite(present):
-            self.skipped += 1
+        if (self.scaler is not None or self.non_finite != "raise") and not self._goes_on(present):
             gradients.clear()
             return {}
         return {f"grad_norm/{self.name}": self.clip(present)} if self.clip else {}
+
+    def _goes_on(self, gradients: Sequence[Tensor]) -> bool:
+        """Unscale, and count what is not finite: whether there is something to step by."""
+        if self.scaler is None:
+            found = multiply_and_check(gradients, gradients[0].new_ones((), dtype=torch.float32))
+        else:
+            found = self.scaler.unscale(gradients)
+        if not found:
+            self.non_finite_in_a_row = 0
+            return True
+        self.non_finite_in_a_row += 1
+        if self.non_finite_in_a_row == self.non_finite_limit:
+            raise NonFiniteError(
+                f"optimization {self.name!r}: gradients were not finite in {self.non_finite_limit} updates in a row "
+                "(learner.non_finite_limit): try a lower optimizer.lr or learner.clip=10"
+            )
+        if self.non_finite != "zero":
+            self.skipped += 1
+            return False
+        self.zeroed += 1
+        zero_non_finite(gradients)
+        return True
 
     def apply_gradients(self, gradients: Sequence[Tensor | None], env_steps: int = 0) -> None:
         """Step the optimizer, then the schedule and the targets; no gradients at all (a skipped update) move nothing.
@@ -167,16 +222,23 @@ class Optimization:
         """Raise :class:`NonFiniteError` if a parameter is no longer finite."""
         if not are_finite([parameter.detach() for parameter in self.parameters]):
             raise NonFiniteError(
-                f"the weights of optimization {self.name!r} are no longer finite: "
+                f"optimization {self.name!r}: its weights are no longer finite: "
                 "try a lower optimizer.lr, learner.clip=10 or learner.non_finite=skip"
             )
+
+    def row_metrics(self) -> dict[str, float]:
+        """How many updates were skipped or zeroed so far, where some may be."""
+        if self.non_finite == "zero":
+            return {f"train/zeroed/{self.name}": self.zeroed}
+        return {f"train/skipped/{self.name}": self.skipped} if self.non_finite == "skip" or self.scaler else {}
 
     def state_dict(self) -> StateDict:
         """Moments and counts. Learning rates and the like are configuration, which wins over a checkpoint."""
         state: dict[str, Any] = {"optimizer": _with_string_keys(self.optimizer.state_dict()["state"])}
         if isinstance(self.schedule, LRScheduler):
-            state["schedule"] = self.schedule.state_dict()
-        return {**state, "kind": type(self.optimizer).__name__, "skipped": self.skipped}
+            state["schedule"] = _state_of(self.schedule)
+        counts = {name: getattr(self, name) for name in COUNTS}
+        return {**state, "kind": type(self.optimizer).__name__, **counts}
 
     def load_state_dict(self, state: StateDict) -> None:
         kind = type(self.optimizer).__name__
@@ -186,10 +248,22 @@ class Optimization:
         moments = {int(index): _copied(values) for index, values in state["optimizer"].items()}
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         if isinstance(self.schedule, LRScheduler):
-            self.schedule.load_state_dict(state["schedule"])
-            for group, lr in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
-                group["lr"] = lr
-        self.skipped = state["skipped"]
+            _load(self.schedule, state["schedule"])
+        for name in COUNTS:
+            setattr(self, name, state.get(name, 0))
+
+
+def _state_of(scheduler: LRScheduler) -> StateDict:
+    """Where it is, and what it has set; milestones, which no plain dict holds, are configuration."""
+    own = {name: value for name, value in scheduler.state_dict().items() if not isinstance(value, Counter)}
+    groups = scheduler.optimizer.param_groups
+    return {"own": own, "set": [{name: group[name] for name in _SCHEDULED if name in group} for group in groups]}
+
+
+def _load(scheduler: LRScheduler, state: StateDict) -> None:
+    scheduler.load_state_dict(state["own"])
+    for group, values in zip(scheduler.optimizer.param_groups, state["set"], strict=True):
+        group.update({name: tuple(value) if name == "betas" else value for name, value in values.items()})
 
 
 def _copied(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,12 +9,14 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, optim
 
 from runner.learner.compiled import UpdateCompiler
+from runner.learner.features import feature_networks
 from runner.learner.module import Module, all_networks, callables
-from runner.learner.optimization import Optimization
+from runner.learner.optimization import NonFiniteError, Optimization
+from runner.learner.precision import Precision
 from runner.learner.registry import Registry
 from runner.learner.tracing import GradientTracer, Recorded
 from runner.spec import ConfigError, HooklineError, Progress
-from runner.types import Compile
+from runner.types import Compile, PrecisionName
 
 Recorder = Callable[[TensorDictBase], Recorded | None]
 Select = Sequence[str] | Callable[[str, TensorDictBase], bool] | None
@@ -26,8 +28,12 @@ class Pipeline(Registry):
     :meth:`compute_losses`, before anything has moved, the others within :meth:`step`.
     """
 
-    def __init__(self, progress: Progress | None, compile: Compile, modules_to_train: Select) -> None:
+    def __init__(
+        self, progress: Progress | None, compile: Compile, modules_to_train: Select, precision: PrecisionName = "fp32"
+    ) -> None:
         super().__init__()
+        self.precision = Precision(precision)
+        self._finite_at: int | None = None
         self.progress = progress or Progress()
         self.compile, self.modules_to_train = compile, modules_to_train
         self.is_built = self.is_keyed = False
@@ -46,7 +52,8 @@ class Pipeline(Registry):
 
     def register(self, module_id: str, optimization: Optimization) -> None:
         super().register(module_id, optimization)
-        self._callables.setdefault(module_id, callables(self.modules[module_id].networks))
+        self._callables.setdefault(module_id, callables(self.modules[module_id].networks, self.precision))
+        optimization.scaler = self.precision.scaler
         self._module_ids[optimization] = module_id
         self._recorders[optimization] = self._make_recorders(module_id, optimization)
 
@@ -54,7 +61,8 @@ class Pipeline(Registry):
         """What may compute the updates in place of autograd, best first; only losses that are pure functions can be."""
         loss = self.modules[module_id].loss
         is_own = self._overrides("compute_gradients", "compute_loss_for_module")
-        if self.compile == "none" or is_own or not getattr(loss, "stackable", False):
+        is_pure = getattr(loss, "stackable", False) and not feature_networks(self.modules[module_id].networks)
+        if self.compile == "none" or is_own or not is_pure:
             return []
         evaluate, networks = partial(self._outputs, module_id, optimization), all_networks(self.modules[module_id])
         tracer = GradientTracer(evaluate, networks, optimization, loss.hyper_parameters)
@@ -134,9 +142,19 @@ class Pipeline(Registry):
         metrics: dict[str, Any] = {}
         for module_id in self._updated:
             prefix = self._prefix(module_id)
-            for name, value in self._step_module(module_id, losses, batch, only).items():
+            try:
+                own = self._step_module(module_id, losses, batch, only)
+            except NonFiniteError as error:
+                raise NonFiniteError(f"update {self.progress.updates}, module {module_id!r}, {error}") from None
+            for name, value in own.items():
                 metrics[prefix + name] = value
+        if self.precision.scaler is not None and (only is None or only is self._last_due()):
+            self.precision.end_of_update()
         return metrics
+
+    def _last_due(self) -> Optimization | None:
+        due = [one for module_id in self._updated for one in self._due(module_id)]
+        return due[-1] if due else None
 
     def _step_module(
         self, module_id: str, losses: TensorDictBase, batch: TensorDictBase, only: Optimization | None = None
@@ -231,23 +249,32 @@ class Pipeline(Registry):
         """``loss_*`` and per-sample outputs of these terms of a module's loss; override to add to it."""
         loss, networks = self.modules[module_id].loss, self._callables[module_id]
         outputs = [loss.terms[term](networks, batch, loss.hyper_parameters) for term in terms]
-        losses: TensorDictBase = outputs[0]
+        losses: TensorDictBase = outputs[0] if outputs else TensorDict(batch_size=[])
         for more in outputs[1:]:
             losses.update(more)
         return losses
 
     def row_metrics(self) -> dict[str, float]:
-        """What is read once for each metric row: learning rates."""
-        return {
-            f"{self._prefix(module_id)}lr/{one.name}": one.lr_at(self.progress.env_steps)
+        """What is read once for each metric row: learning rates, how many updates were skipped, the loss scale."""
+        rates = {
+            f"{self._prefix(module_id)}{name}": value
             for module_id, module in self.modules.items()
             for one in module.optimizations
+            for name, value in {f"lr/{one.name}": one.lr_at(self.progress.env_steps), **one.row_metrics()}.items()
         }
+        return {**rates, **self.precision.row_metrics()}
 
     def check_finite(self) -> None:
         """Raise ``NonFiniteError`` if weights are no longer finite."""
-        for optimization in self.optimizations():
-            optimization.check_finite()
+        updates = self.progress.updates
+        for module_id, module in self.modules.items():
+            for optimization in module.optimizations:
+                try:
+                    optimization.check_finite()
+                except NonFiniteError as error:
+                    last = "" if self._finite_at is None else f" (finite after {self._finite_at})"
+                    raise NonFiniteError(f"after update {updates}{last}, module {module_id!r}, {error}") from None
+        self._finite_at = updates
 
     @property
     def device(self) -> torch.device:

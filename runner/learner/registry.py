@@ -52,7 +52,8 @@ class Registry:
         config = self.configs.get(module_id)
         if config is None:
             return {}
-        return {"clip": Clip(config.clip, config.clip_by) if config.clip else None, "non_finite": config.non_finite}
+        clip = Clip(config.clip, config.clip_by) if config.clip else None
+        return {"clip": clip, "non_finite": config.non_finite, "non_finite_limit": config.non_finite_limit}
 
     def register(self, module_id: str, optimization: Optimization) -> None:
         """Let an optimization have its turn after the others of its module."""

@@ -3,11 +3,15 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from torch import Tensor
+
 from runner.learner.module import Module
 from runner.spec import CheckpointError, StateDict
 
 RL_MODULE, OPTIMIZER, METRICS = "rl_module", "optimizer", "metrics_logger"
 """Networks with their targets; what moves them, and the noise of losses; what was measured."""
+PRECISION = "precision"
+"""The scale of losses, which all modules share; goes with the optimizers."""
 COMPONENTS = (RL_MODULE, OPTIMIZER, METRICS)
 
 Names = str | Sequence[str] | None
@@ -69,6 +73,13 @@ def check_modules(state: Mapping[str, Any], modules: Iterable[str], is_whole: bo
     if strange or missing:
         said = f"has {', '.join(strange)}" if strange else f"has no {', '.join(missing)}"
         raise CheckpointError(f"the saved state {said}, and there are the modules {', '.join(there)}")
+
+
+def copied(tree: Any) -> Any:
+    """The same with tensors of its own."""
+    if isinstance(tree, Mapping):
+        return {name: copied(value) for name, value in tree.items()}
+    return tree.clone() if isinstance(tree, Tensor) else tree
 
 
 def _check_keys(what: str, state: Mapping[str, Any], wanted: Iterable[str]) -> None:

@@ -12,7 +12,7 @@ from runner.learner.module import ALL_MODULES
 from runner.learner.pipeline import Pipeline, Select
 from runner.minibatches import cyclic_minibatches
 from runner.spec import MASK, Progress
-from runner.types import Compile
+from runner.types import Compile, PrecisionName
 
 Batches = TensorDictBase | Mapping[str, TensorDictBase]
 Timesteps = Mapping[str, int]
@@ -53,7 +53,7 @@ class Updates(Pipeline):
 
     Args:
         connectors: make batches of episodes.
-        generator: shuffles minibatches.
+        shuffling: from what minibatches are shuffled.
     """
 
     def __init__(
@@ -62,10 +62,11 @@ class Updates(Pipeline):
         compile: Compile,
         modules_to_train: Select,
         connectors: EpisodesToBatch | None,
-        generator: torch.Generator | None,
+        shuffling: torch.Generator | None,
+        precision: PrecisionName = "fp32",
     ) -> None:
-        super().__init__(progress, compile, modules_to_train)
-        self.connectors, self.generator = connectors or EpisodesToBatch(), generator or torch.Generator()
+        super().__init__(progress, compile, modules_to_train, precision)
+        self.connectors, self.shuffling = connectors or EpisodesToBatch(), shuffling or torch.Generator()
         self.metrics, self.weights_seq_no = LearnerMetrics(), 0
         self._feeds = Feeds()
 
@@ -110,7 +111,7 @@ class Updates(Pipeline):
         batches = self._selected(batch)
         if batches:
             self._count_steps(batches)
-            generator = self.generator if shuffle_batch_per_epoch else None
+            generator = self.shuffling if shuffle_batch_per_epoch else None
             for minibatch in cyclic_minibatches(batches, num_epochs, minibatch_size, generator, num_total_minibatches):
                 self._learn(minibatch)
         return self._end_call(list(batches))
@@ -171,7 +172,11 @@ class Updates(Pipeline):
         for module_id in updated:
             self.metrics.log_value((module_id, WEIGHTS_SEQ_NO), self.weights_seq_no, "last")
             for one in self.modules[module_id].optimizations:
-                self.metrics.log_value((module_id, f"lr/{one.name}"), one.lr_at(self.progress.env_steps), "last")
+                rate = {f"lr/{one.name}": one.lr_at(self.progress.env_steps)}
+                for name, value in {**rate, **one.row_metrics()}.items():
+                    self.metrics.log_value((module_id, name), value, "last")
+        for name, value in self.precision.row_metrics().items():
+            self.metrics.log_value((ALL_MODULES, name), value, "last")
         return self.metrics.reduce()
 
     def _selected(self, batch: Batches) -> dict[str, TensorDictBase]:

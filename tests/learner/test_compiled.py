@@ -217,11 +217,12 @@ def test_compiled_code_is_kept_where_only_this_user_writes(before, tmp_path, mon
         assert os.environ[CACHE] == "elsewhere"
 
 
-def test_what_cannot_be_compiled_is_done_step_by_step_and_a_warning_says_so(caplog):
-    compiled, plain = (make_learner(kind, non_finite="skip") for kind in ("update", "trace"))
+@pytest.mark.parametrize("policy", ["skip", "zero"])
+def test_what_cannot_be_compiled_is_done_step_by_step_and_a_warning_says_so(policy, caplog):
+    compiled, plain = (make_learner(kind, non_finite=policy) for kind in ("update", "trace"))
     with caplog.at_level(logging.WARNING):
         run(compiled, range(3))
     run(plain, range(3))
     assert not is_compiled(compiled)
     assert all(torch.equal(*pair) for pair in zip(weights(compiled), weights(plain), strict=True))
-    assert caplog.text.count("compile=update: default is not compiled") == 1
+    assert caplog.text.count(f"compile=update: default is not compiled (non_finite={policy} looks at") == 1

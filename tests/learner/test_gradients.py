@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from runner.learner.gradients import Clip, are_finite, global_norm, with_own_memory, zero_non_finite
+from runner.learner.gradients import Clip, are_finite, global_norm, multiply_and_check, with_own_memory, zero_non_finite
 
 NAN, INF = float("nan"), float("inf")
 
@@ -71,6 +71,39 @@ def test_a_nan_in_one_tensor_does_not_spread_to_the_others():
 def test_a_bound_or_a_way_that_makes_no_sense_is_refused(bound, by):
     with pytest.raises(ValueError, match="clip"):
         Clip(bound, by)
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize("by", ["value", "norm", "global_norm"])
+def test_no_way_of_clipping_makes_a_number_of_what_is_none(bad, by):
+    gradient, other = torch.tensor([bad, 0.5, -2.0]), torch.tensor([1.0])
+    Clip(1.0, by)([gradient, other])
+    assert not gradient[0].isfinite()
+    assert other.isfinite().all()
+
+
+def test_bounding_values_leaves_the_elements_beside_an_infinity_as_they_would_be():
+    gradient = torch.tensor([INF, 0.5, -2.0, 3e38])
+    Clip(1.0, "value")([gradient])
+    assert gradient[1:].tolist() == [0.5, -1.0, 1.0]
+
+
+def test_gradients_are_multiplied_and_checked_in_one_pass():
+    single, double = torch.tensor([1.0, -2.0]), torch.tensor([3.0], dtype=torch.float64)
+    assert multiply_and_check([single, double], torch.tensor(0.5)).item() == 0.0
+    assert (single.tolist(), double.tolist()) == ([0.5, -1.0], [1.5])
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize("place", [0, 3, 6])
+def test_one_bad_element_of_one_of_many_gradients_is_found_and_no_bit_changes(bad, place):
+    gradients = [torch.randn(3, 4) for _ in range(6)] + [torch.randn(2, dtype=torch.float64)]
+    assert multiply_and_check(gradients, torch.ones(())).item() == 0.0
+    gradients[place].view(-1)[1] = bad
+    before = [one.clone() for one in gradients]
+    assert multiply_and_check(gradients, torch.ones(())).item() == 1.0
+    for one, other in zip(gradients, before, strict=True):
+        assert one.numpy().tobytes() == other.numpy().tobytes()
 
 
 def test_zeroing_turns_every_non_finite_element_into_zero():

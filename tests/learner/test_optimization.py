@@ -195,6 +195,83 @@ def test_raise_is_noticed_when_it_is_asked_for():
         optimization.check_finite()
 
 
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+@pytest.mark.parametrize(
+    "clip", [None, Clip(1.0, "value"), Clip(1.0, "norm"), Clip(1.0)], ids=lambda clip: clip and clip.by
+)
+@pytest.mark.parametrize("kind", [optim.SGD, Adam, rmsprop, adamax])
+def test_raise_notices_what_is_not_finite_in_one_of_many_gradients(bad, clip, kind):
+    parameters = [weight(1.0, 1.0) for _ in range(5)]
+    optimization = Optimization(kind(parameters, lr=0.1), clip=clip)
+    factors = torch.ones(2)
+    factors[1] = bad
+    optimization.apply(sum(one.sum() for one in parameters[1:]) + (parameters[0] * factors).sum())
+    with pytest.raises(NonFiniteError, match="no longer finite"):
+        optimization.check_finite()
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_one_bad_gradient_of_many_skips_all_of_its_optimization(bad):
+    parameters = [weight(1.0, 1.0) for _ in range(5)]
+    optimization = descending(*parameters, non_finite="skip")
+    factors = torch.ones(2)
+    factors[1] = bad
+    optimization.apply(sum(one.sum() for one in parameters[1:]) + (parameters[0] * factors).sum())
+    assert all(one.tolist() == [1.0, 1.0] for one in parameters)
+    assert optimization.row_metrics() == {"train/skipped/default": 1}
+
+
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_updates_that_were_skipped_leave_no_trace_in_the_run(bad):
+    def run(factors):
+        torch.manual_seed(0)
+        net, x = nn.Linear(4, 2), torch.randn(8, 4)
+        targets = (PolyakTarget(0.1), FixedTarget(2))
+        for target in targets:
+            target.init(net)
+        optimizer = adam(net.parameters(), lr=0.1)
+        optimization = Optimization(
+            optimizer, schedule=StepLR(optimizer, 2, 0.5), clip=Clip(0.1), non_finite="skip", targets=targets
+        )
+        for factor in factors:
+            optimization.apply((net(x) * factor).square().mean())
+        return [*bits(optimization), *(target.model.weight for target in targets)], optimization.lr
+
+    assert same(run([1.0, bad, bad, 2.0, bad, 3.0])[0], run([1.0, 2.0, 3.0])[0])
+    assert run([1.0, bad, bad, 2.0, bad, 3.0])[1] == run([1.0, 2.0, 3.0])[1]
+
+
+@pytest.mark.parametrize("policy", ["skip", "zero"])
+def test_bad_updates_in_a_row_are_an_error_at_the_limit_and_a_good_one_begins_anew(policy):
+    w = weight(0.0)
+    optimization = descending(w, name="critic", non_finite=policy, non_finite_limit=3)
+    for factor in (INF, INF, 1.0, NAN, -INF):
+        optimization.apply((w * factor).sum())
+    with pytest.raises(NonFiniteError, match=r"optimization 'critic'.*not finite in 3 updates in a row"):
+        optimization.apply((w * INF).sum())
+    assert w.item() == -1.0
+    assert list(optimization.row_metrics().items()) == [
+        ("train/skipped/critic", 4) if policy == "skip" else ("train/zeroed/critic", 4)
+    ]
+
+
+def test_without_a_limit_any_number_of_updates_may_be_skipped():
+    w = weight(0.0)
+    optimization = descending(w, non_finite="skip", non_finite_limit=None)
+    for _ in range(200):
+        optimization.apply((w * INF).sum())
+    assert optimization.skipped == 200
+
+
+def test_no_bad_update_at_all_is_not_a_limit():
+    with pytest.raises(ValueError, match="non_finite_limit=0 must be >= 1"):
+        descending(weight(0.0), non_finite_limit=0)
+
+
+def test_nothing_is_counted_where_nothing_is_skipped():
+    assert descending(weight(0.0)).row_metrics() == {}
+
+
 def test_the_schedule_sets_the_rate_of_the_step_it_comes_with():
     w = weight(0.0)
     optimization = descending(w, lr=1.0, schedule=Linear(100, 0.0, None))
@@ -332,7 +409,16 @@ def test_the_count_of_skipped_updates_is_kept():
     saved, loaded = (descending(w, non_finite="skip") for _ in range(2))
     saved.apply((w * NAN).sum())
     loaded.load_state_dict(saved.state_dict())
-    assert loaded.skipped == 1
+    assert (loaded.skipped, loaded.non_finite_in_a_row) == (1, 1)
+
+
+def test_a_row_of_bad_updates_goes_on_after_a_load():
+    saved, loaded = (descending(weight(0.0), non_finite="zero", non_finite_limit=2) for _ in range(2))
+    saved.apply((saved.parameters[0] * NAN).sum())
+    loaded.load_state_dict(saved.state_dict())
+    assert loaded.zeroed == 1
+    with pytest.raises(NonFiniteError):
+        loaded.apply((loaded.parameters[0] * NAN).sum())
 
 
 def test_the_logged_rate_is_the_schedules_also_before_the_first_step_after_a_load():

@@ -13,7 +13,7 @@ import torch
 
 from runner.config.arguments import parse_arguments
 from runner.config.check import check
-from scripts.benchmark import rounds, setup, versus
+from scripts.benchmark import learner, rounds, setup, versus
 from scripts.benchmark.meter import Order, Work
 from tests.structure.sources import ROOT
 
@@ -143,3 +143,17 @@ def test_a_slowdown_of_the_machine_between_rounds_leaves_the_median_ratio():
         [{"wall": 1.0}, {"wall": 3.0}, {"wall": 1.0}], [{"wall": 2.0}, {"wall": 6.0}, {"wall": 2.0}], "wall"
     )
     assert steady == slowed
+
+
+@pytest.mark.parametrize("work", learner.works(), ids=lambda work: work.title.partition(",")[0])
+def test_a_learner_and_a_hand_written_loop_do_the_same_work(work):
+    updates = learner.sides(work)  # refuses what computes something else
+    times = {name: [learner.clock(update, 1)] * 2 for name, update in updates.items()}
+    assert len(learner.report(times).splitlines()) == 1 + len(updates)
+
+
+def test_work_that_differs_is_not_compared(monkeypatch):
+    work = learner.works()[0]
+    other = work._replace(loss_of=lambda *inputs: 2 * learner.values_by_hand(*inputs))
+    with pytest.raises(AssertionError, match="computes something else than by hand"):
+        learner.sides(other)
