@@ -74,6 +74,8 @@ class InHalf:
         return output.float() if output.dtype is self.dtype else output
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "network":  # of a copy that has nothing yet
+            raise AttributeError(name)
         return getattr(self.network, name)
 
 
