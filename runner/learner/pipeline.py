@@ -32,7 +32,7 @@ class Pipeline(Registry):
     ) -> None:
         super().__init__()
         if precision == "fp16" and compile == "update":
-            raise ConfigError("precision=fp16 needs another loss scale now and then: use compile=trace, not update")
+            raise ConfigError("learner.precision=fp16 has no scale that stays: use compile=trace, not compile=update")
         self.precision = Precision(precision)
         self._finite_at: int | None = None
         self.progress = progress or Progress()
