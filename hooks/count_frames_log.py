@@ -12,6 +12,7 @@ class CountFramesLog(Hook):
     """Logs ``train/n_frames``: env steps times the frame skip, as the run's progress counts the raw batches."""
 
     point = "pre_steps_log"
+    by_module = False
 
     def __init__(self, log_pbar: bool = False, every: Every | None = None) -> None:
         super().__init__(every)

@@ -21,6 +21,8 @@ class OptimizerHook(StatelessHook):
         every: of updates, for example ``{"updates": 2}`` for delayed ones.
     """
 
+    by_module = False
+
     def __init__(
         self,
         learner: Any = None,

@@ -7,6 +7,7 @@ from tensordict import TensorDictBase
 from tqdm import tqdm
 
 from runner.hook import Hook
+from runner.spec import parts_of
 from runner.types import Every
 
 SHORT_NAMES = {"train/return_mean": "return", "eval/return_mean": "eval", "train/epsilon": "epsilon"}
@@ -44,7 +45,7 @@ class ProgressBar(Hook):
     def _begin(self, batch: TensorDictBase) -> tqdm:
         self._is_terminal = sys.stderr.isatty()  # asked once: a system call in every batch would cost more than the bar
         progress = self.trainer.progress
-        self._initial = progress.place - batch.batch_size.numel(), progress.seconds
+        self._initial = progress.place - _steps(batch), progress.seconds
         frames, limits = self.trainer.total_frames, self.trainer.stop_after
         self._total = int(limits.get("updates", 0)) if frames is None else -(-frames // progress.frame_skip)
         self._unit = "updates" if progress.axis == "updates" else "steps"
@@ -62,7 +63,7 @@ class ProgressBar(Hook):
         """What is shown, the usual four first."""
         latest = self.trainer.metrics.latest
         losses = {name: value for name, value in latest.items() if name.startswith("loss/")}
-        flagged = {name: value for name, value in self.trainer.pbar_values.items() if name not in HIDDEN}
+        flagged = {name: value for name, value in self.trainer.pbar_values.items() if not _is_hidden(name)}
         others = [name for name in flagged if name not in SHORT_NAMES]
         order = [*SHORT_NAMES, *losses, *others]
         values = {**flagged, **losses}
@@ -94,5 +95,18 @@ class ProgressBar(Hook):
                 self._bar.close()
 
 
+def _steps(batch: TensorDictBase) -> int:
+    return sum(part.batch_size.numel() for part in parts_of(batch).values())
+
+
+def _is_hidden(name: str) -> bool:
+    """Whether it would only crowd the bar; of the evaluation of several modules, their mean is shown."""
+    return name in HIDDEN or name.endswith("/train/length_mean") or (name.startswith("eval/") and name.count("/") > 1)
+
+
 def _short(name: str) -> str:
+    """The last word of a metric, or the usual one; the id of a module stays before it."""
+    module_id, _, own = name.partition("/")
+    if own.count("/") == 1:
+        return f"{module_id} {_short(own)}"
     return SHORT_NAMES.get(name, name.rsplit("/")[-1])

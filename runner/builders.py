@@ -1,12 +1,11 @@
 """Plain values in, objects out: every part of a run can be made here, with or without a configuration."""
 
-from collections.abc import Callable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, Literal, get_args
 
 import torch
-from torch import nn, optim
+from torch import nn
 
 from runner.collector_builders import (
     make_collector_offpolicy,
@@ -32,12 +31,8 @@ from runner.env_builders import (
 from runner.envs.vector import Environment, make_environment
 from runner.evaluation import Evaluation
 from runner.exploration import EpsilonGreedy
-from runner.learner.approximation import Approximation
-from runner.learner.gradients import ClipBy, NonFinite
-from runner.learner.learner import Learner
-from runner.learner.module import DEFAULT_MODULE, Loss, ModuleConfig, ModuleSpec
-from runner.learner.optimization import NON_FINITE_LIMIT
 from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, TrivialTarget
+from runner.learner_builders import make_learner, restore_module
 from runner.loggers.base import generate_exp_name
 from runner.loggers.choose import get_logger
 from runner.losses.dqn import DQNLoss
@@ -47,22 +42,19 @@ from runner.networks.mlp import make_q_network
 from runner.offline_builders import make_offline_source
 from runner.policy import Policy
 from runner.record.video import VideoRecorder
-from runner.schedules import Schedule, linear
+from runner.schedules import linear
 from runner.seeding import Streams, env_seed
 from runner.spec import NEXT_DONE, TRAJ_IDS, EnvSpec, Exploration, Progress
 from runner.trainer_builder import make_trainer
 from runner.types import (
-    Compile,
     Discount,
     Every,
     Fraction,
     LossFunction,
     NonNegativeInt,
     OpenFraction,
-    OptimizationOptions,
     PositiveFloat,
     PositiveInt,
-    PrecisionName,
 )
 
 
@@ -227,57 +219,6 @@ def make_target_updater(
     return TrivialTarget() if rate is None or is_single else PolyakTarget(rate)
 
 
-def make_learner(
-    networks: Mapping[str, nn.Module],
-    loss: Loss,
-    optimizer: Callable[[Sequence[nn.Parameter]], optim.Optimizer],
-    scheduler: Schedule | None = None,
-    target_updater: TargetNetwork | None = None,
-    progress: Progress | None = None,
-    clip: PositiveFloat | None = None,
-    clip_by: ClipBy = "global_norm",
-    loss_weights: dict[str, float] | None = None,
-    update_every: PositiveInt = 1,
-    non_finite: NonFinite = "raise",
-    non_finite_limit: PositiveInt | None = NON_FINITE_LIMIT,
-    precision: PrecisionName = "fp32",
-    compile: Compile = "trace",
-    optimizations: dict[str, OptimizationOptions] | None = None,
-    generator: torch.Generator | None = None,
-) -> Learner:
-    """A learner with one module: all of ``networks`` moved by one optimizer, or by one for each stage of the loss.
-
-    Args:
-        networks: by name; those that ``loss.targets`` names are each followed by a copy of ``target_updater``.
-        optimizer: makes the optimizer from the parameters.
-        scheduler: learning rate over env steps.
-        clip, clip_by: largest gradient, and of what.
-        loss_weights: by loss term.
-        update_every: apply in every n-th update.
-        non_finite: what to do about gradients that are no numbers.
-        non_finite_limit: end the run after so many skipped or zeroed updates in a row.
-        precision: in which updates call the networks.
-        compile: how updates are computed.
-        optimizations: what one of several does otherwise, by the name of the loss's stage.
-        generator: for the noise of losses that need some.
-    """
-    followed = getattr(loss, "targets", ()) if target_updater else ()
-
-    def wrapped() -> dict[str, Approximation]:
-        """The networks, with a target of its own for each that has one."""
-        return {
-            name: Approximation(model, name=name, target=deepcopy(target_updater) if name in followed else None)
-            for name, model in networks.items()
-        }
-
-    config = ModuleConfig(
-        optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite, non_finite_limit,
-        None, optimizations or {},
-    )  # fmt: skip
-    spec = ModuleSpec(wrapped, loss, config, generator)
-    return Learner({DEFAULT_MODULE: spec}, progress, compile, precision=precision).build()
-
-
 def make_evaluation(
     environment: Environment,
     policy: Policy,
@@ -321,6 +262,7 @@ __all__ = [
     "make_target_updater",
     "make_trainer",
     "parallel_env_constructor",
+    "restore_module",
     "sync_async_collector",
     "sync_sync_collector",
     "transformed_env",

@@ -80,6 +80,57 @@ class Argmax(_Deterministic):
         return outputs.argmax(-1)
 
 
+class ArgmaxOfMeans(_Deterministic):
+    """The action whose value is the largest in the mean, of a distribution over values for each.
+
+    Outputs are unnormalized log-probabilities ``[..., A * K]`` of the same ``K`` values for each of ``A`` actions
+    (Bellemare et al. 2017, section 4.1: atoms), evenly spaced from ``v_min`` to ``v_max``.
+
+    Attributes:
+        atoms: these values, ``[K]``.
+    """
+
+    def __init__(self, num_actions: int, n_atoms: int, v_min: float, v_max: float) -> None:
+        if n_atoms < 2:
+            raise ValueError(f"n_atoms={n_atoms}: a distribution over values needs two of them or more")
+        if not v_min < v_max or not math.isfinite(v_max - v_min):
+            raise ValueError(
+                f"v_min={v_min:g} and v_max={v_max:g}: values lie between two numbers, the lower one first"
+            )
+        self.size, self.num_actions, self.n_atoms = num_actions * n_atoms, num_actions, n_atoms
+        self.v_min, self.v_max = v_min, v_max
+        self.atoms = np.linspace(v_min, v_max, n_atoms, dtype=np.float32)
+        self._tensor = torch.from_numpy(self.atoms)
+
+    def atoms_like(self, tensor: Tensor) -> Tensor:
+        """The values, of the type and on the device of ``tensor``."""
+        if self._tensor.device != tensor.device:
+            self._tensor = self._tensor.to(tensor.device)
+        return self._tensor.to(tensor.dtype)
+
+    def mode(self, outputs: Numbers) -> Numbers:
+        return self.means(outputs).argmax(-1)
+
+    def means(self, outputs: Numbers) -> Numbers:
+        """What each action is worth in the mean, ``[..., A * K] -> [..., A]``; ``MASKED`` where it cannot be taken."""
+        logits = self.by_action(outputs)
+        if isinstance(logits, Tensor):
+            probabilities = torch.softmax(logits, -1)
+            means = (probabilities * self.atoms_like(probabilities)).sum(-1)  # a product of matrices may be in bfloat16
+            return torch.where(logits[..., 0] < MASKED / 2, MASKED, means)
+        weights = np.exp(logits - logits.max(-1, keepdims=True))
+        return np.where(logits[..., 0] < MASKED / 2, MASKED, weights @ self.atoms / weights.sum(-1))
+
+    def by_action(self, outputs: Numbers) -> Numbers:
+        """``[..., A * K] -> [..., A, K]``."""
+        return outputs.reshape(*outputs.shape[:-1], self.num_actions, self.n_atoms)
+
+    def log_probs(self, outputs: Tensor, action: Tensor) -> Tensor:
+        """Of the values of one action each, ``[..., A * K]`` and ``[...]`` to ``[..., K]``."""
+        index = action[..., None, None].expand(*action.shape, 1, self.n_atoms)
+        return F.log_softmax(self.by_action(outputs).gather(-2, index).squeeze(-2), -1)
+
+
 class Categorical(Argmax):
     """One of ``num_actions``, by unnormalized log-probabilities; sampled by Gumbel noise (Maddison et al. 2014)."""
 
@@ -275,8 +326,14 @@ def policy_and_value(networks: Mapping[str, Any], batch: TensorDictBase) -> tupl
 
 
 def masked(outputs: Numbers, mask: Numbers) -> Numbers:
-    """``outputs`` where the ``mask`` is true, and next to no chance elsewhere."""
-    return _like(outputs, np.where, torch.where)(mask, outputs, MASKED)
+    """``outputs`` where the ``mask`` is true, and next to no chance elsewhere.
+
+    A mask ``[..., A]`` of outputs ``[..., A * K]`` is about ``K`` of them at a time.
+    """
+    where = _like(outputs, np.where, torch.where)
+    if mask.shape[-1] != outputs.shape[-1]:
+        return where(mask[..., None], outputs.reshape(*mask.shape, -1), MASKED).reshape(outputs.shape)
+    return where(mask, outputs, MASKED)
 
 
 def _halves(outputs: Numbers) -> tuple[Numbers, Numbers]:

@@ -1,6 +1,7 @@
 """Greedy episodes on environments and seeds of their own, which training never notices."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,6 +26,25 @@ class Evaluated(NamedTuple):
             "eval/return_std": float(self.returns.std()),
             "eval/length_mean": float(self.lengths.mean()),
         }
+
+
+@dataclass(frozen=True)
+class EvaluatedByModule:
+    """What was evaluated of each module; ``eval/return_mean`` of the whole is the mean of the modules' own."""
+
+    parts: Mapping[str, Evaluated]
+
+    def metrics(self) -> dict[str, float]:
+        """``eval/<id>/*`` of each module, and the mean over modules as ``eval/*``."""
+        of_parts = {module_id: part.metrics() for module_id, part in self.parts.items()}
+        names = next(iter(of_parts.values()))
+        means = {name: float(np.mean([metrics[name] for metrics in of_parts.values()])) for name in names}
+        by_module = {
+            f"eval/{module_id}/{name.removeprefix('eval/')}": value
+            for module_id, metrics in of_parts.items()
+            for name, value in metrics.items()
+        }
+        return means | by_module
 
 
 class Evaluation:
@@ -105,3 +125,35 @@ def play(
                 still_running.append(index)
         running = still_running
     return Evaluated(returns, lengths)
+
+
+class EvaluationByModule:
+    """Evaluates the modules one after the other, each by its own :class:`Evaluation`, as often as ``every`` says."""
+
+    def __init__(self, parts: Mapping[str, Evaluation], every: Every) -> None:
+        self.parts, self.every = dict(parts), every
+        self._should_stop: Callable[[], bool] = lambda: False
+
+    @property
+    def should_stop(self) -> Callable[[], bool]:
+        return self._should_stop
+
+    @should_stop.setter
+    def should_stop(self, should_stop: Callable[[], bool]) -> None:
+        self._should_stop = should_stop
+        for part in self.parts.values():
+            part.should_stop = should_stop
+
+    def add(self, module_id: str, part: Evaluation) -> None:
+        part.should_stop = self._should_stop
+        self.parts[module_id] = part
+
+    def remove(self, module_id: str) -> None:
+        self.parts.pop(module_id).close()
+
+    def run(self, stream: str = "evaluation") -> EvaluatedByModule:
+        return EvaluatedByModule({module_id: part.run(stream) for module_id, part in self.parts.items()})
+
+    def close(self) -> None:
+        for part in self.parts.values():
+            part.close()

@@ -11,12 +11,18 @@ from typing import Any, ClassVar, get_args
 from tensordict import TensorDict, TensorDictBase
 from torch import Tensor
 
-from runner.spec import ContractError, Progress, StateDict
+from runner.spec import ContractError, Progress, StateDict, parts_of
 from runner.types import Every, Unit
 
 
 class TrainerHookBase(ABC):
-    """A part that plugs into the loop: it has state, and knows at which points it wants to be called."""
+    """A part that plugs into the loop: it has state, and knows at which points it wants to be called.
+
+    ``by_module``: whether a run of several modules has one for each, which sees that module's part of every batch.
+    Where it is not said, so is a hook that stands where there are batches of steps, or asks for parts of a module.
+    """
+
+    by_module: ClassVar[bool | None] = None
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -164,14 +170,30 @@ class UnfinishedBatch:
     def state_dict(self) -> StateDict:
         if self.batch is None:
             return {}
-        leaves = self.batch.items(include_nested=True, leaves_only=True)
-        tensors = [(key, value) for key, value in leaves if isinstance(value, Tensor)]
-        return {"done": self.done, "batch_size": list(self.batch.batch_size), "tensors": tensors}
+        if self.batch.batch_dims:
+            return {"done": self.done, **take_apart(self.batch)}
+        parts = {module_id: take_apart(part) for module_id, part in parts_of(self.batch).items()}
+        return {"done": self.done, "parts": parts}
 
     def load_state_dict(self, state: StateDict) -> None:
         self.forget()
-        if state:
-            batch = TensorDict(batch_size=state["batch_size"])
-            for key, tensor in state["tensors"]:
-                batch.set(key, tensor)
-            self.keep(batch, state["done"])
+        if "parts" in state:
+            parts: dict[str, Any] = {module_id: put_together(part) for module_id, part in state["parts"].items()}
+            self.keep(TensorDict(parts, []), state["done"])
+        elif state:
+            self.keep(put_together(state), state["done"])
+
+
+def take_apart(batch: TensorDictBase) -> StateDict:
+    """A batch as a checkpoint can hold it."""
+    leaves = batch.items(include_nested=True, leaves_only=True)
+    tensors = [(key, value) for key, value in leaves if isinstance(value, Tensor)]
+    return {"batch_size": list(batch.batch_size), "tensors": tensors}
+
+
+def put_together(state: StateDict) -> TensorDict:
+    """The batch that :func:`take_apart` took apart."""
+    batch = TensorDict(batch_size=state["batch_size"])
+    for key, tensor in state["tensors"]:
+        batch.set(key, tensor)
+    return batch

@@ -84,11 +84,11 @@ def belongs_to(operation: Operation, owner: Any) -> bool:
 
 
 def name_of(operation: Any) -> str:
-    """What people know an operation by."""
+    """What people know an operation by; one that stands for several says so itself, as ``shown_as``."""
     owner = getattr(operation, "__self__", None)
     if owner is not None and not isinstance(owner, type):
         return f"{type(owner).__name__}.{operation.__name__}"
-    return getattr(operation, "__qualname__", type(operation).__name__)
+    return str(getattr(operation, "shown_as", None) or getattr(operation, "__qualname__", type(operation).__name__))
 
 
 class Intervals:

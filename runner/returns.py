@@ -20,6 +20,38 @@ def discounts(gamma: float | Tensor, terminated: Tensor, steps: Tensor | None = 
     return torch.where(terminated, 0.0, discount)
 
 
+def project(probabilities: Tensor, values: Tensor, v_min: float, v_max: float) -> Tensor:
+    """A distribution over any values as one over ``K`` atoms, evenly spaced from ``v_min`` to ``v_max``.
+
+    The probability of each value, taken to the nearer end where it lies beyond one, is shared between the two atoms
+    around it, to each the more the nearer (Bellemare et al. 2017, algorithm 1). Of a value on an atom the printed form
+    gives nothing to either; here the lower atom is never the last, and the upper one always the next.
+
+    Args:
+        probabilities: ``[..., K]``, of as many values as there are atoms.
+        values: ``[..., K]``, in any order; or what becomes that by broadcasting.
+    """
+    probabilities, values = torch.broadcast_tensors(probabilities, values)
+    last = probabilities.shape[-1] - 1
+    places = ((values - v_min) * (last / (v_max - v_min))).clamp(0, last)  # counted in atoms
+    return (_share_by_distance if places.is_cuda else _share_by_index)(probabilities, places)
+
+
+def _share_by_index(probabilities: Tensor, places: Tensor) -> Tensor:
+    """Far less work, but a GPU adds what meets at an atom in any order, and then no run is repeated to the bit."""
+    lower = places.long().clamp(0, places.shape[-1] - 2)  # of what is no number, too
+    upper_share = probabilities * (places - lower)
+    found = torch.zeros_like(upper_share).scatter_add(-1, lower, probabilities - upper_share)
+    return found.scatter_add(-1, lower + 1, upper_share)
+
+
+def _share_by_distance(probabilities: Tensor, places: Tensor) -> Tensor:
+    """The same, seen from the atoms: each takes ``1 - distance`` of what is less than one away."""
+    atoms = torch.arange(places.shape[-1], dtype=places.dtype, device=places.device)
+    shares = (1 - (places.unsqueeze(-1) - atoms).abs()).clamp(min=0)  # [..., value, atom]
+    return (probabilities.unsqueeze(-1) * shares).sum(-2)
+
+
 class Estimate(NamedTuple):
     """How much better than expected each action was, and what the value of its state should have been; ``[..., T]``."""
 

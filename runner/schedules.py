@@ -58,11 +58,26 @@ def on_the_axis_of(progress: Progress, schedule: Schedule | None) -> Schedule | 
     return OverUpdates(schedule, progress) if schedule is not None and progress.axis == "updates" else schedule
 
 
+class OverOwnEnvSteps:
+    """A schedule read at the env steps of one module, where others play beside it."""
+
+    def __init__(self, schedule: Schedule, progress: Progress) -> None:
+        self.schedule, self.progress = schedule, progress
+
+    def __call__(self, initial: float, env_steps: int) -> float:
+        return self.schedule(initial, self.progress.env_steps)
+
+
 class Constant:
     """The configured value throughout."""
 
     def __call__(self, initial: float, env_steps: int) -> float:
         return initial
+
+
+def over_own_env_steps(progress: Progress, schedule: Schedule | None) -> Schedule | None:
+    """The schedule at a module's own progress; a constant one, or none, as it is."""
+    return schedule if schedule is None or isinstance(schedule, Constant) else OverOwnEnvSteps(schedule, progress)
 
 
 class Linear:

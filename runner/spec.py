@@ -126,7 +126,12 @@ class Progress:
         return f"{'update' if self.axis == 'updates' else 'env step'} {self.place:,}"
 
     def count(self, batch: TensorDictBase) -> None:
-        """Count a raw collected batch ``[N, T]``; rows that ``MASK`` marks invalid do not count."""
+        """Count a raw collected batch ``[N, T]``, or one keyed by module id; rows that ``MASK`` marks do not count."""
+        for part in parts_of(batch).values():
+            self._count(part)
+        self.batches += 1
+
+    def _count(self, batch: TensorDictBase) -> None:
         mask = batch.get(MASK, None)
         env_steps = batch.batch_size.numel() if mask is None else int(mask.sum())
         done = batch.get(NEXT_DONE, None)
@@ -135,7 +140,6 @@ class Progress:
         self.env_steps += env_steps
         self.frames += env_steps * self.frame_skip
         self.episodes += int(torch.count_nonzero(done)) if done is not None else 0
-        self.batches += 1
 
     def state_dict(self) -> StateDict:
         """The counters; all else is configuration."""
@@ -179,6 +183,11 @@ def played(batch: TensorDictBase, key: NestedKey, asked_by: str) -> Tensor:
         there = list(batch.keys(include_nested=True, leaves_only=True))
         raise ConfigError(f"{asked_by}: the batch has no {key}; it has {there}")
     return values if mask is None else values[mask]
+
+
+def parts_of(batch: TensorDictBase) -> dict[str, Any]:
+    """What a batch has of each module, by its id; a batch that is not keyed by module is one part without a name."""
+    return {"": batch} if batch.batch_dims else dict(batch.items())
 
 
 class Stateful(Protocol):

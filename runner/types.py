@@ -46,6 +46,14 @@ class InWords:
     description: str
 
 
+@dataclass(frozen=True)
+class NotBuilt:
+    """Marks values whose nodes are handed over as they are, for who builds them when the time comes."""
+
+
+ModuleTree = Annotated[dict[str, Any], NotBuilt(), InWords("a mapping of groups to what a module has otherwise")]
+"""What one of several modules consists of, by group."""
+
 OptimizationOptions = Annotated[
     dict[Literal["every", "lr", "clip"], PositiveFloat | None],
     InWords("a mapping of every, lr and clip to numbers > 0"),

@@ -17,10 +17,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("file", type=Path)
+    parser.add_argument("--module", help="of a run that has several")
     arguments = parser.parse_args()
     from runner.config.export import export_or_say_why
 
-    return export_or_say_why(arguments.run, arguments.file)
+    return export_or_say_why(arguments.run, arguments.file, arguments.module)
 
 
 if __name__ == "__main__":

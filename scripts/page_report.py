@@ -150,8 +150,8 @@ KEYWORDS = {
     "DiscreteModelConfig": {
         "annealing_frames": "EpsilonGreedy(env_steps)",
         "noisy": "not yet: of a network that is later work",
-        "distributional": "not yet: of a network that is later work",
-        "atoms": "not yet: of a network that is later work",
+        "distributional": "algo=c51, or network=q_dist",
+        "atoms": "make_q_dist_network(n_atoms)",
     },
 }
 """The fields of the page's configuration classes, and the parameters that carry them here."""

@@ -12,6 +12,7 @@ from torch.func import jacrev
 from runner.distributions import (
     MASKED,
     Argmax,
+    ArgmaxOfMeans,
     Box,
     Categorical,
     Normal,
@@ -26,7 +27,8 @@ from runner.distributions import (
 from tests.toys import environment
 
 LOW, HIGH = np.array([-2.0, 0.0], np.float32), np.array([2.0, 5.0], np.float32)
-EVERY = [Argmax(3), Categorical(3), Normal(LOW, HIGH), TanhNormal(LOW, HIGH), TanhDeterministic(LOW, HIGH)]
+MEANS = ArgmaxOfMeans(3, 5, -1.0, 3.0)
+EVERY = [Argmax(3), MEANS, Categorical(3), Normal(LOW, HIGH), TanhNormal(LOW, HIGH), TanhDeterministic(LOW, HIGH)]
 
 
 def random(*shape, seed=0, scale=1.0, dtype=torch.float64):
@@ -206,10 +208,61 @@ def test_actions_without_bounds_cannot_be_squashed(kind):
         kind(LOW, np.float32([1.0, np.inf]))
 
 
-@pytest.mark.parametrize("one", [Argmax(3), TanhDeterministic(LOW, HIGH)], ids=name_of)
+@pytest.mark.parametrize("one", [Argmax(3), MEANS, TanhDeterministic(LOW, HIGH)], ids=name_of)
 def test_what_is_no_distribution_gives_no_probabilities(one):
     with pytest.raises(ValueError, match=r"gives? no probabilities"):
         one.log_prob(torch.zeros(1, one.size), torch.zeros(1))
+
+
+def test_the_action_with_the_largest_mean_is_the_best_however_likely_its_largest_value_is():
+    # Values -1, 0, 1, 2, 3. Means: 0.5 x -1 + 0.5 x 3 = 1; 2; 0.9 x 1 + 0.1 x 3 = 1.2.
+    probabilities = torch.tensor([[0.5, 0, 0, 0, 0.5], [0, 0, 0, 1, 0], [0, 0, 0.9, 0, 0.1]])
+    outputs = probabilities.clamp(min=1e-30).log().reshape(15) - 40
+    assert MEANS.atoms.tolist() == [-1, 0, 1, 2, 3]
+    torch.testing.assert_close(MEANS.means(outputs), torch.tensor([1.0, 2.0, 1.2]))
+    assert MEANS.means(outputs.numpy()).tolist() == pytest.approx([1, 2, 1.2])
+    assert MEANS.mode(outputs.numpy()) == 1
+    assert MEANS.mode(outputs.expand(4, 2, 15)).tolist() == [[1, 1]] * 4
+
+
+def test_means_are_those_of_a_loop_and_do_not_overflow():
+    outputs = random(7, 15, scale=300)
+    expected = [
+        [float((torch.softmax(row[5 * a : 5 * a + 5], 0) * torch.arange(-1, 4)).sum()) for a in range(3)]
+        for row in outputs
+    ]
+    torch.testing.assert_close(MEANS.means(outputs), torch.tensor(expected, dtype=torch.float64))
+    np.testing.assert_allclose(MEANS.means(outputs.numpy()), expected, atol=1e-12)
+
+
+def test_means_in_the_precision_of_autocast_are_those_of_float32():
+    outputs = random(7, 15, dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = MEANS.means(outputs)
+    torch.testing.assert_close(found, MEANS.means(outputs))
+
+
+def test_a_mask_of_actions_counts_for_all_outputs_of_each():
+    outputs, mask = random(50, 15, dtype=torch.float32), torch.rand(50, 3, generator=torch.Generator()) < 0.5
+    mask[torch.arange(50), torch.arange(50) % 3] = True
+    outputs[:, :5] = torch.tensor([0.0, 0, 0, 0, 90])  # the first action is the best wherever it can be taken
+    for seen in (masked(outputs, mask), torch.from_numpy(masked(outputs.numpy(), mask.numpy()))):
+        assert (seen.view(50, 3, 5)[~mask] == MASKED).all()
+        assert torch.equal(seen.view(50, 3, 5)[mask], outputs.view(50, 3, 5)[mask])
+        assert (MEANS.means(seen)[~mask] == MASKED).all()
+        torch.testing.assert_close(MEANS.means(seen)[mask], MEANS.means(outputs)[mask])
+        for mode in (MEANS.mode(seen), torch.from_numpy(MEANS.mode(seen.numpy()))):
+            assert mask[torch.arange(50), mode].all()
+            assert (mode[mask[:, 0]] == 0).all()
+
+
+def test_the_probabilities_of_one_actions_values_by_torch():
+    outputs, action = random(6, 2, 15), torch.randint(3, (6, 2))
+    everything = reference.Categorical(logits=outputs.view(6, 2, 3, 5)).probs
+    expected = torch.stack([everything[:, :, a] for a in range(3)])
+    found = MEANS.log_probs(outputs, action).exp()
+    for place in np.ndindex(6, 2):
+        torch.testing.assert_close(found[place], expected[action[place]][place])
 
 
 def test_masked_actions_have_no_chance_and_no_gradient():

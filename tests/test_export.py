@@ -6,6 +6,7 @@ import torch
 
 from runner.config.export import export_policy
 from runner.networks.actor_critic import make_actor_critic, make_recurrent_actor_critic
+from runner.networks.distributional import make_q_dist_network
 from runner.policy import Policy
 from tests.toys import environment, policy
 
@@ -22,6 +23,14 @@ def test_values_of_actions(tmp_path):
     act = exported(one, tmp_path)
     assert act(torch.from_numpy(OBSERVATION)).tolist() == one.greedy(OBSERVATION)
     assert act(torch.from_numpy(OBSERVATION[:3])).tolist() == one.greedy(OBSERVATION[:3])
+
+
+def test_distributions_over_values(tmp_path):
+    spec = environment("CartPole-v1").spec
+    one = Policy(make_q_dist_network(spec, [8], n_atoms=7)["q_dist"], spec)
+    act = exported(one, tmp_path)
+    assert act(torch.from_numpy(OBSERVATION)).tolist() == one.greedy(OBSERVATION)
+    assert len({*one.greedy(OBSERVATION)}) == 2  # not one action everywhere
 
 
 def test_vectors_within_their_bounds(tmp_path):

@@ -6,7 +6,7 @@ from typing import Any
 
 from runner.config.signature import read_signature
 from runner.config.targets import resolve_target
-from runner.config.words import is_factory, is_wrapper, item_hint, union_members
+from runner.config.words import is_factory, is_not_built, is_wrapper, item_hint, union_members
 
 
 class Builder:
@@ -47,6 +47,8 @@ class Builder:
             if is_wrapper(hint):
                 return self._call(value, more)
             return partial(self.build, value, **more) if _wants_factory(hint) else self.build(value, **more)
+        if is_not_built(hint):
+            return value
         if isinstance(value, dict):
             return {name: self._value(inner, more, item_hint(hint)) for name, inner in value.items()}
         if isinstance(value, list):

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from runner.config.env_ids import unknown_env_ids
 from runner.config.groups import choose, usable_choices
 from runner.config.hydra_settings import hydra_problems
 from runner.config.keys import check_key, with_guess
+from runner.config.modules import expand, is_of_module, is_of_modules
 from runner.config.overrides import MOST_VALUES, Typed, apply, parse_overrides, repeated, sweep_problems
 from runner.config.report import Problem, Rejected
 from runner.config.rewrite import Rewriter, replace_units, without_null_groups
@@ -79,8 +80,9 @@ def check(arguments: Arguments, conf: Path = CONF) -> Checked:
 
 def _as_hydra_takes_it(item: Typed) -> str:
     """The override as typed; one that adds keys to a mapping, which Hydra would refuse, is told to add them."""
-    is_mapping = not item.prefix and not item.is_group and any(isinstance(value, dict) for value in item.values)
-    return f"++{item.text}" if is_mapping else item.text
+    is_mapping = not item.is_group and any(isinstance(value, dict) for value in item.values)
+    adds = is_mapping or (not item.is_group and is_of_module(item.key))
+    return f"++{item.text}" if adds and not item.prefix else item.text
 
 
 class _Check:
@@ -178,13 +180,14 @@ class _Check:
 
     def _check_composition(self, composition: Composition) -> dict[str, Any]:
         """Check the keys, then the values of the first job, then every other value of each sweep."""
-        plain = as_plain(composition.tree)
+        plain = self._with_modules(composition)
         items = []
         for item in self._all:
             if not item.is_group and not item.is_hydra:
                 problem = check_key(item, plain, composition.origins, self._composer)
                 self.problems += [problem] if problem else []
-                items += [] if problem else [item]
+                adds = not item.prefix and is_of_module(item.key)  # to what the files do not say of that module
+                items += [] if problem else [replace(item, prefix="++") if adds else item]
         composition.origins.typed |= {key: item.origin for item in items if item.prefix != "~" for key in item.keys()}
         config = self._check_values(composition, [(item, item.values[0]) for item in items if item.values])
         for swept in items:
@@ -192,6 +195,14 @@ class _Check:
                 others = [(item, value if item is swept else item.values[0]) for item in items if item.values]
                 self._check_values(composition, others)
         return config
+
+    def _with_modules(self, composition: Composition) -> dict[str, Any]:
+        """The tree with every module that is named in it, or typed, and all that can be said of each."""
+        tree = copy.deepcopy(composition.tree)
+        for item in self._all:
+            if is_of_modules(item.key) and item.prefix != "~" and item.values and isinstance(item.values[0], dict):
+                apply(tree, replace(item, prefix="++"), item.values[0])
+        return as_plain(expand(tree))
 
     def _check_values(self, composition: Composition, values: list[tuple[Typed, Any]]) -> dict[str, Any]:
         tree = copy.deepcopy(composition.tree)

@@ -8,6 +8,9 @@ from runner.config.origins import Origins
 from runner.config.report import Problem, did_you_mean, nearest, show
 from runner.config.source import find_spec
 
+OWN = "runner.envs.two_tasks"
+"""Registers the environments that are ours; imports gymnasium, which takes a tenth of a second."""
+
 
 def unknown_env_ids(config: Mapping[str, Any], origins: Origins) -> Iterator[Problem]:
     """A problem where a typed ``env.id`` is not registered; what ``module:Id`` names is known once it is imported."""
@@ -22,6 +25,7 @@ def unknown_env_ids(config: Mapping[str, Any], origins: Origins) -> Iterator[Pro
         return
     import gymnasium  # a tenth of a second, which nobody need wait for who did not type an id
 
+    importlib.import_module(OWN).register()
     is_game = id.startswith("ALE/")
     if is_game and find_spec("ale_py") is not None:
         importlib.import_module("ale_py")  # registers its games

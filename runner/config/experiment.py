@@ -16,7 +16,7 @@ from runner.config.folder import check_folder
 from runner.config.shown_warnings import shown_warnings
 from runner.config.signals import PREEMPTED, StopSignals, read_grace_seconds
 from runner.config.summary import explain_schedule, go_on, learns_nothing, shown, summarize
-from runner.evaluation import Evaluated
+from runner.evaluation import Evaluated, EvaluatedByModule
 from runner.runs import RunFolder, config_hash, read_git_sha
 from runner.spec import Abandoned, CheckpointError, ConfigError, EnvFault, HooklineError
 from runner.trainer import Trainer
@@ -254,19 +254,21 @@ def _finish(config: Config, experiment: Experiment, run: RunFolder, signals: Sto
         _record(experiment, run, "preempted", signals.reason())
         _tell(summarize(config, experiment, run, "preempted", None))
         return Outcome("preempted", exit_code=PREEMPTED)
-    trainer.metrics.add(
-        {FINAL_RETURN: float(final.returns.mean()), "eval/final_return_std": float(final.returns.std())}
-    )
+    reached = final.metrics()
+    objective = reached["eval/return_mean"]
+    trainer.metrics.add({FINAL_RETURN: objective, "eval/final_return_std": reached["eval/return_std"]})
+    for module_id in experiment.modules:
+        trainer.metrics.add({f"eval/{module_id}/final_return_mean": reached[f"eval/{module_id}/return_mean"]})
     trainer.write_row()
     trainer.metrics.flush()
     _check_rows(trainer)
     trainer.metrics.close("done")
     _record(experiment, run, "done", trainer.stop_reason)
     _tell(summarize(config, experiment, run, "done", final))
-    return Outcome("done", float(final.returns.mean()))
+    return Outcome("done", objective)
 
 
-def _evaluate_finally(experiment: Experiment, signals: StopSignals) -> Evaluated | None:
+def _evaluate_finally(experiment: Experiment, signals: StopSignals) -> Evaluated | EvaluatedByModule | None:
     """``None`` where a signal came; the evaluation is done when the run is resumed."""
     if signals.reason() is not None:
         return None

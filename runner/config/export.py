@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from runner.config.arguments import parse_arguments
-from runner.config.assemble import assemble
+from runner.config.assemble import Experiment, assemble
 from runner.config.report import Rejected
 from runner.config.resume import resume
 from runner.policy import Policy
 from runner.runs import RunFolder
-from runner.spec import HooklineError
+from runner.spec import ConfigError, HooklineError
 
 LONGER = 10**15
 """Than any run: a run that is done may only be read by who lets it go on."""
@@ -51,10 +51,10 @@ def export_policy(policy: Policy, path: Path) -> None:
     torch.export.save(program, path)
 
 
-def export_or_say_why(folder: Path, path: Path) -> int:
+def export_or_say_why(folder: Path, path: Path, module_id: str | None = None) -> int:
     """Write the file and say so, or what is wrong with the run; returns the exit code."""
     try:
-        export_run(folder, path)
+        export_run(folder, path, module_id)
     except (Rejected, HooklineError) as error:
         print(error, file=sys.stderr)
         return int(getattr(error, "exit_code", 1))
@@ -62,19 +62,31 @@ def export_or_say_why(folder: Path, path: Path) -> int:
     return 0
 
 
-def export_run(folder: Path, path: Path) -> None:
-    """Write the policy of the newest checkpoint of a run, or of ``<run>/ckpt/step-<n>``."""
+def export_run(folder: Path, path: Path, module_id: str | None = None) -> None:
+    """Write the policy of the newest checkpoint of a run, or of ``<run>/ckpt/step-<n>``; of one module of several."""
     run = folder.parent.parent if folder.parent.name == "ckpt" else folder
     config = _config_of(run)
     experiment = assemble({**config, "device": "cpu", "logger": {}}, RunFolder.open(run))
-    trainer, policy = experiment.trainer, experiment.evaluation.policy
+    trainer = experiment.trainer
     assert trainer.checkpoint is not None
-    assert isinstance(policy, Policy)
     try:
         trainer.checkpoint.load(accept=trainer.load_state_dict, take=folder.name if folder != run else None)
-        export_policy(policy, path)
+        export_policy(_policy_of(experiment, module_id), path)
     finally:
         experiment.environment.close()
+
+
+def _policy_of(experiment: Experiment, module_id: str | None) -> Policy:
+    """As the checkpoint left it, which may have been without modules that the configuration names."""
+    evaluation: Any = experiment.evaluation
+    parts = getattr(evaluation, "parts", {})
+    if parts and module_id not in parts:
+        raise ConfigError(f"this run has the modules {', '.join(parts)}: say which one, --module {next(iter(parts))}")
+    if module_id is not None and not parts:
+        raise ConfigError(f"this run has one module and no other called {module_id}: leave out --module")
+    policy = (parts[module_id] if parts else evaluation).policy
+    assert isinstance(policy, Policy)
+    return policy
 
 
 def _config_of(run: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ INJECTED = frozenset(
         "optimizer",
         "params",
         "policy",
+        "roster",
         "progress",
         "run",
         "scheduler",

@@ -7,17 +7,19 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from runner.config.arguments import command_line
 from runner.config.composer import HYDRA_VERSION_BASE, Composer
 from runner.config.continued import nearly_the_same
 from runner.config.experiment import PREEMPTED, NotStarted, Outcome, explain, run_experiment
+from runner.config.modules import expand
 from runner.config.names import OUTPUTS, run_names
 from runner.config.origins import Origins
 from runner.config.report import Problem, Rejected
@@ -118,7 +120,8 @@ class Jobs:
             log.info("going on in %s", folder)
             job.folder = folder
             return run_experiment(config, folder, resume=True, algo=algo, env=env)
-        return run_experiment(config, job.folder, resume=False, algo=algo, env=env)
+        keep = partial(_store_modules, tree) if config["modules"] else lambda run: None
+        return run_experiment(config, job.folder, resume=False, algo=algo, env=env, on_start=keep)
 
     def _print_rest(self) -> None:
         """After an interruption: what was not even begun, and what to type to go on."""
@@ -133,6 +136,11 @@ class Jobs:
     def _print_table(self) -> None:
         rows = [f"{'job':>4}  {'status':<10} {'return':>10}  overrides  folder", *(job.row() for job in self.done)]
         print("\n".join(rows), flush=True)
+
+
+def _store_modules(tree: DictConfig, run: RunFolder) -> None:
+    """Show each module in full in the stored configuration, where all that was typed of it can be found again."""
+    run.store_config(OmegaConf.to_yaml(expand(tree)))
 
 
 def find_resumable(config: dict[str, Any], is_told: bool = False) -> Path | None:

@@ -15,6 +15,7 @@ from runner.config.continued import changes, has_checkpoint, misfits
 from runner.config.folder import check_folder
 from runner.config.groups import choose, usable_choices
 from runner.config.keys import check_key
+from runner.config.modules import MODULES, SELECTOR, expand
 from runner.config.origins import read_stored_origins
 from runner.config.overrides import Typed, apply, parse_overrides, repeated
 from runner.config.report import COMMAND_LINE, MOST_PROBLEMS, Problem, Rejected
@@ -50,7 +51,7 @@ class Resumed:
     def store(self, run: RunFolder) -> None:
         """Write the configuration back, so that what was typed now still holds when the run is resumed again."""
         own: dict[str, Any] = {"resume": None, "explain": False, "trust": []}
-        run.store_config(OmegaConf.to_yaml(OmegaConf.merge(self.tree, own)))
+        run.store_config(OmegaConf.to_yaml(OmegaConf.merge(expand(self.tree), own)))
 
 
 def resume(arguments: Arguments, folder: Path, conf: Path = CONF, take: str | None = None) -> Resumed:
@@ -86,7 +87,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _is_fixed(key: str) -> bool:
-    return key.split(".")[0] in FIXED_KEYS and key not in FREE_KEYS
+    own = key.removeprefix(f"{MODULES}.").partition(".")[2] if key.startswith(f"{MODULES}.") else key
+    return own in ("", MODULES) or (own.split(".")[0] in FIXED_KEYS and own not in FREE_KEYS)
 
 
 def _fixed(item: Typed, name: str) -> Problem:
@@ -146,7 +148,7 @@ class _Resume:
         """The stored tree, with a fresh node for every group that is typed."""
         base = [f"algo={algo}"] if algo in self._composer.choices("algo") else []
         try:
-            tree = OmegaConf.create(self._stored)
+            tree = expand(OmegaConf.create(self._stored))
             for group in {item.key for item in self._typed if item.is_group and not item.is_hydra}:
                 if group in FIXED_GROUPS:
                     continue
@@ -180,6 +182,8 @@ class _Resume:
         self._named.update(node for node, _ in targets_of(value, key))
         if key.endswith(f".{TARGET}"):
             self._named.add(key.removesuffix(f".{TARGET}"))
+        if key.endswith(f".{SELECTOR}"):
+            self._named.add(key)
 
     def _set_own_keys(self, tree: DictConfig, accepted: list[Typed]) -> None:
         """What concerns only this command is never taken from the folder."""

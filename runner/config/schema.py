@@ -9,6 +9,7 @@ from pydantic import ConfigDict, TypeAdapter
 from pydantic_core import ValidationError
 
 from runner.config.injected import INJECTED
+from runner.config.modules import MODULES, OF_THE_RUN, SELECTOR
 from runner.config.origins import Origins
 from runner.config.report import Problem, did_you_mean, nearest, show
 from runner.config.root import NAMED_NODES, NEEDED_NODES, OPTIONAL_NODES
@@ -59,6 +60,7 @@ class Schema:
 
     def check(self, tree: Mapping[str, Any]) -> dict[str, Any]:
         """The tree with every value coerced to its hint; meaningless where problems were found."""
+        tree, of_modules = self._split_modules(tree)
         signature = read_signature(ROOT)
         nodes = {key: value for key, value in tree.items() if key not in signature.parameters}
         values = {key: value for key, value in tree.items() if key in signature.parameters}
@@ -70,7 +72,20 @@ class Schema:
         self._find_nameless_env(nodes.get("env"))
         absent = dict.fromkeys(OPTIONAL_NODES) | {name: {} for name in NAMED_NODES}
         found = {key: self._root_node(key, value, [*nodes, *values]) for key, value in nodes.items()}
-        return coerced | absent | {key: value for key, value in found.items() if value is not None}
+        return coerced | absent | {key: value for key, value in found.items() if value is not None} | of_modules
+
+    def _split_modules(self, tree: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """The tree without what its learner says of modules, and that, checked: ``modules`` and which to train."""
+        learner = tree.get("learner")
+        if not isinstance(learner, Mapping):
+            return dict(tree), {"modules": {}, SELECTOR: None}
+        modules, chosen = (learner.get(name) for name in OF_THE_RUN)
+        names = dict.fromkeys(modules) if isinstance(modules, Mapping) else modules
+        self._coerce(MODULES, dict[str, Any] | None, names)
+        self._coerce(f"learner.{SELECTOR}", list[str] | str | None, chosen)
+        checked = self._inner_nodes(MODULES, modules) if isinstance(modules, Mapping) else {}
+        rest = {name: value for name, value in learner.items() if name not in OF_THE_RUN}
+        return {**tree, "learner": rest}, {"modules": checked, SELECTOR: chosen}
 
     def _find_nameless_env(self, env: Any) -> None:
         if is_node(env) and {"id", "make"} <= set(env) and env["id"] is None and env["make"] is None:

@@ -6,29 +6,33 @@ from typing import Any
 
 from runner.config.assemble import Config, Experiment
 from runner.config.trust import packages_to_trust
-from runner.evaluation import Evaluated
+from runner.evaluation import Evaluated, EvaluatedByModule
 from runner.points import POINTS
 from runner.runs import RunFolder
 from runner.spec import Progress
 from runner.text import own_command
 
+NOBODY = "-"
 RESTARTS = ("env_restarts", "env_cut_episodes", "worker_restarts")
 
 
 def explain_schedule(config: Config, experiment: Experiment) -> str:
     """The hooks at each point in order, shapes, parameter counts, replay memory, and what will be run."""
-    trainer, spec = experiment.trainer, experiment.environment.spec
+    trainer = experiment.trainer
+    collector: Any = trainer.collector
+    playing = {module_id: (one.environment, one.collector) for module_id, one in experiment.modules.items()}
     sections = {
         "environment": [
-            _describe_playing(experiment),
-            f"observation {list(spec.observation_shape)} {spec.observation_dtype}, "
-            f"action {list(spec.action_shape)} {spec.action_dtype}"
-            + (f" of {spec.num_actions}" if spec.num_actions is not None else ""),
+            line
+            for module_id, parts in (playing or {"": (experiment.environment, collector)}).items()
+            for line in _describe_playing(module_id, *parts)
         ],
         "networks": [_describe_network(name, network) for name, network in experiment.networks.items()],
         "run": _describe_run(config, experiment),
         "hooks, in the order in which they fire": [
-            f"{point:<20} {', '.join(names) or '-'}" for point, names in trainer.schedule().items() if point in POINTS
+            f"{point:<20} {', '.join(name for name in names if name != NOBODY) or NOBODY}"
+            for point, names in trainer.schedule().items()
+            if point in POINTS
         ],
     }
     return "\n".join(
@@ -36,12 +40,16 @@ def explain_schedule(config: Config, experiment: Experiment) -> str:
     )
 
 
-def _describe_playing(experiment: Experiment) -> str:
-    collector, environment = experiment.trainer.collector, experiment.environment
-    assert collector is not None
-    if not collector.frames_per_batch:
-        return f"{environment.spec.id} {collector}"
-    return f"{environment.spec.id} x {environment.num_envs} {collector}, resumes by {collector.resume_mode}"
+def _describe_playing(module_id: str, environment: Any, collector: Any) -> list[str]:
+    spec = environment.spec
+    number = f" x {environment.num_envs}" if collector.frames_per_batch else ""
+    how = f", resumes by {collector.resume_mode}" if collector.frames_per_batch else ""
+    return [
+        f"{module_id}{': ' if module_id else ''}{spec.id}{number} {collector}{how}",
+        f"observation {list(spec.observation_shape)} {spec.observation_dtype}, "
+        f"action {list(spec.action_shape)} {spec.action_dtype}"
+        + (f" of {spec.num_actions}" if spec.num_actions is not None else ""),
+    ]
 
 
 def _describe_network(name: str, network: Any) -> str:
@@ -58,21 +66,33 @@ def _describe_run(config: Config, experiment: Experiment) -> list[str]:
         return [f"{updates:,} updates, each by {source.batch_size:,} transitions", f"data: {source}"]
     per_batch = collector.frames_per_batch * config["frame_skip"]
     batches, learning = _batches(config, experiment)
+    warmup = _warmup(experiment)
+    sources = [one.source for one in experiment.modules.values()] or [source]
     lines = [
         f"{batches * per_batch:,} frames in {batches:,} batches of {collector.frames_per_batch} env steps",
-        f"{learning * source.optim_steps():,} updates, after a warm-up of {source.warmup:,} env steps",
+        f"{learning * sources[0].optim_steps():,} updates, after a warm-up of {warmup:,} env steps",
     ]
-    memory = getattr(source, "memory_bytes", None)
+    batch = collector.batch
+    played = [batch.get(module_id) for module_id in experiment.modules] or [batch]
+    sizes = [one.memory_bytes(part) for one, part in zip(sources, played, strict=True) if hasattr(one, "memory_bytes")]
     where = "files" if config["source"].get("storage") == "memmap" else "memory"
-    return [*lines, f"replay {where} when full: {memory(collector.batch) / 2**20:,.1f} MiB"] if memory else lines
+    return [*lines, f"replay {where} when full: {sum(sizes) / 2**20:,.1f} MiB"] if sizes else lines
+
+
+def _warmup(experiment: Experiment) -> int:
+    """Env steps before the first update, of all modules together."""
+    if not experiment.modules:
+        return experiment.source.warmup
+    collector: Any = experiment.trainer.collector
+    batches = (-(-one.source.warmup // one.collector.frames_per_batch) for one in experiment.modules.values())
+    return int(min(batches) * collector.frames_per_batch)
 
 
 def _batches(config: Config, experiment: Experiment) -> tuple[int, int]:
     """How many batches a run collects, and how many of them come after the warm-up."""
     collector: Any = experiment.trainer.collector
-    source: Any = experiment.source
     batches = -(-config["total_frames"] // (collector.frames_per_batch * config["frame_skip"]))
-    return batches, max(batches - max(-(-source.warmup // collector.frames_per_batch) - 1, 0), 0)
+    return batches, max(batches - max(-(-_warmup(experiment) // collector.frames_per_batch) - 1, 0), 0)
 
 
 def learns_nothing(config: Config, experiment: Experiment) -> str | None:
@@ -81,19 +101,22 @@ def learns_nothing(config: Config, experiment: Experiment) -> str | None:
         return None
     frames, skip = config["total_frames"], config["frame_skip"]
     steps = f"total_frames={frames}" + (f", which with frame_skip={skip} are {frames // skip} env steps" * (skip > 1))
-    warmup = f"source.warmup={experiment.source.warmup} env steps"
+    warmup = f"source.warmup={_warmup(experiment)} env steps"
     return f"this run learns nothing: {warmup} leave no update in {steps}"
 
 
-def summarize(config: Config, experiment: Experiment, run: RunFolder, status: str, final: Evaluated | None) -> str:
+def summarize(
+    config: Config, experiment: Experiment, run: RunFolder, status: str, final: Evaluated | EvaluatedByModule | None
+) -> str:
     """The closing lines of a run: what was reached, how fast, where things are, and what to type next."""
     progress, path = experiment.trainer.progress, shown(run.path)
     lines = [f"{status}: {experiment.trainer.stop_reason}"]
-    if final is not None:
-        lines.append(
-            f"return      {final.returns.mean():.1f} +- {final.returns.std():.1f} "
-            f"({len(final.returns)} greedy episodes of the final weights, seeds never used before)"
-        )
+    if isinstance(final, EvaluatedByModule):
+        means = final.metrics()
+        lines.append(f"return      {means['eval/return_mean']:.1f}, the mean over {len(final.parts)} modules")
+        lines += [f"  {module_id:<9} {_returns(part)}" for module_id, part in final.parts.items()]
+    elif final is not None:
+        lines.append(f"return      {_returns(final)}")
     more = _longer(config, experiment) if status == "done" else ""
     lines += [
         f"trained     {_how_much(progress)}",
@@ -103,6 +126,11 @@ def summarize(config: Config, experiment: Experiment, run: RunFolder, status: st
         f"{go_on(config, run.path)}{more}",
     ]
     return "\n".join([*lines, *_ways_to_look(experiment)])
+
+
+def _returns(final: Evaluated) -> str:
+    mean_and_spread = f"{final.returns.mean():.1f} +- {final.returns.std():.1f}"
+    return f"{mean_and_spread} ({len(final.returns)} greedy episodes of the final weights, seeds never used before)"
 
 
 def _restarts(experiment: Experiment) -> list[str]:

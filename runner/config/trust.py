@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from runner.config.modules import SELECTOR
 from runner.config.report import Problem
 from runner.config.schema import TARGET
 from runner.config.targets import LIBRARIES, TargetError, begins, is_allowed, is_nameable, resolve_target
@@ -26,8 +27,12 @@ def nodes_of(tree: Any, key: str = "") -> Iterator[tuple[str, Mapping[str, Any]]
 
 
 def targets_of(tree: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every ``_target_`` of a tree with the key of its node."""
-    return ((key, node[TARGET]) for key, node in nodes_of(tree, key) if TARGET in node)
+    """Every ``_target_`` of a tree with the key of its node, and the function that chooses modules with its own."""
+    for place, node in nodes_of(tree, key):
+        if TARGET in node:
+            yield place, node[TARGET]
+        if isinstance(node.get(SELECTOR), str):
+            yield f"{place}.{SELECTOR}", node[SELECTOR]
 
 
 def unnameable_problems(
@@ -39,10 +44,10 @@ def unnameable_problems(
         named: the keys of nodes whose targets this command line names itself; those are trusted.
         typed: the keys that this command line sets.
     """
-    for key, node in nodes_of(config):
-        target = node.get(TARGET)
-        if TARGET in node and key not in named and not (isinstance(target, str) and is_nameable(target, trust)):
+    for key, target in targets_of(config):
+        if key not in named and not (isinstance(target, str) and is_nameable(target, trust)):
             yield _refusal(key, str(target), trust, origin)
+    for key, node in nodes_of(config):
         for name in IDS:
             package = _package_of(node.get(name))
             if package is not None and f"{key}.{name}" not in typed and not begins(package, trust):

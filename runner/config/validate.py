@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from runner.config.modules import expand, module_problems
 from runner.config.origins import Origins
 from runner.config.relations import relation_problems
 from runner.config.report import Problem
@@ -25,9 +26,9 @@ class Resolved:
 
 
 def resolve(tree: DictConfig, origins: Origins, hydra: Mapping[str, Any] | None = None) -> Resolved:
-    """Follow every interpolation; ``hydra`` are the settings that ``${hydra:...}`` may name, if they are known."""
+    """Complete the modules and follow every interpolation; ``hydra``: what ``${hydra:...}`` may name, if known."""
     resolver = Resolver(origins, hydra)
-    return Resolved(resolver.plain(tree), resolver.problems, resolver.links)
+    return Resolved(resolver.plain(expand(tree)), resolver.problems, resolver.links)
 
 
 def check_values(resolved: Resolved, origins: Origins, groups: list[str]) -> tuple[dict[str, Any], list[Problem]]:
@@ -36,7 +37,8 @@ def check_values(resolved: Resolved, origins: Origins, groups: list[str]) -> tup
     config = schema.check(resolved.values)
     wrong = {problem.path for problem in schema.problems}
     # What is wrong with a value is said where it is set, and not where it is repeated.
-    first = [problem for problem in [*resolved.problems, *schema.problems] if not _repeats(problem, resolved, wrong)]
+    found = [*module_problems(resolved.values, origins), *resolved.problems, *schema.problems]
+    first = [problem for problem in found if not _repeats(problem, resolved, wrong)]
     together = [*relation_problems(config, origins), *unplayed_problems(config, origins)] if not first else ()
     return config, [*first, *together, *_untrustable(config.get("trust"), origins)]
 

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from annotated_types import Ge, Gt, Le, Len, Lt, MaxLen, MinLen
 
+from runner.types import NotBuilt
+
 PLAIN = {
     bool: "true or false",
     int: "a whole number",
@@ -104,6 +106,11 @@ def is_factory(hint: Any) -> bool:
 def is_wrapper(hint: Any) -> bool:
     """Whether the functions made of such nodes are given the first argument of their targets."""
     return any(is_factory(one) and len(get_args(one)[:1][0]) == 1 for one in union_members(hint) if get_args(one))
+
+
+def is_not_built(hint: Any) -> bool:
+    """Whether nodes in a value are left as they are."""
+    return any(isinstance(note, NotBuilt) for note in unwrap(hint)[1])
 
 
 def item_hint(hint: Any) -> Any:

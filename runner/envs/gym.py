@@ -20,11 +20,14 @@ from gymnasium.wrappers import (
     TimeLimit,
 )
 
+from runner.envs import two_tasks
 from runner.envs.masks import mask_function
 from runner.envs.tasks import SampledTask
 from runner.envs.transforms import FrameSkip, LifeLoss
 from runner.spec import ConfigError, EnvSpec
 from runner.types import Factory, Ranges, Wrapper, Wrappers
+
+two_tasks.register()
 
 REFUSED = {
     "NormalizeObservation": "its statistics outlive episodes; use network.normalize_observations=true",

@@ -1,12 +1,15 @@
 """One network with all that moves it: usable alone, or as a network of a Learner."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn, optim
 from torch.optim.lr_scheduler import LRScheduler
 
+from runner.learner.checkpointers import Checkpointer, DummyCheckpointer
 from runner.learner.gradients import Clip
 from runner.learner.optimization import Optimization
 from runner.learner.targets import TargetNetwork, TrivialTarget
@@ -19,6 +22,8 @@ Writer = Callable[[Mapping[str, Any]], None]
 class Approximation:
     """A function approximation: a network, its target and, when it is used alone, its optimization.
 
+    A subclass with a ``forward`` of its own asks the network and its target that way.
+
     Args:
         model: the network.
         optimizer: over the model's parameters; ``None`` where a Learner owns the optimization.
@@ -26,9 +31,13 @@ class Approximation:
         scheduler: the learning rate, as a schedule over updates or a torch scheduler.
         clip_grad: largest global norm of the gradients; 0 leaves them.
         loss_scaling: multiplies each loss, for networks that share features.
-        name: for metrics.
+        checkpointer: told of each update, after the target; nothing is written where not given.
+        name: for metrics, and of the file that a checkpointer writes.
         device: where the model goes; where it is, if not given.
         writer: takes the metrics of each update, for example ``Metrics().add``.
+
+    Attributes:
+        ask: what gives the answers of a call: the model, or the subclass's ``forward`` with it.
     """
 
     def __init__(
@@ -40,16 +49,23 @@ class Approximation:
         scheduler: Schedule | LRScheduler | None = None,
         clip_grad: float = 0,
         loss_scaling: float = 1,
+        checkpointer: Checkpointer | None = None,
         name: str = "approximation",
         device: torch.device | str | None = None,
         writer: Writer | None = None,
     ) -> None:
+        of_updates = {"scheduler": scheduler, "clip_grad": clip_grad, "checkpointer": checkpointer, "writer": writer}
+        _check_use(name, optimizer, loss_scaling, of_updates)
         self.model = model if device is None else model.to(device)
-        self.name, self.writer, self.loss_scaling = name, writer, loss_scaling
-        self.device = torch.device(device) if device else next((one.device for one in model.parameters()), None)
+        self.device = _device_of(model) if device is None else torch.device(device)
+        self.name, self.writer, self.loss_scaling, self.updates = name, writer, loss_scaling, 0
         self.target = target or TrivialTarget()
         self.target.init(self.model)
-        self.updates = 0
+        self.ask: Callable[..., Any] = self.model
+        if type(self).forward is not Approximation.forward:
+            self.ask, self.target.forward = partial(self.forward, self.model), self.forward
+        self.checkpointer = checkpointer or DummyCheckpointer()
+        self.checkpointer.init(self.model, f"{name}.npz")
         self.optimization = (
             None
             if optimizer is None
@@ -63,9 +79,13 @@ class Approximation:
             )
         )
 
-    def __call__(self, *inputs: Tensor) -> Any:
+    def __call__(self, *inputs: Any) -> Any:
         """Forward pass with gradients."""
-        return self.model(*inputs)
+        return self.ask(*inputs)
+
+    def forward(self, model: nn.Module, *inputs: Any) -> Any:
+        """What ``model``, the network or its target, says of the inputs."""
+        return model(*inputs)
 
     def no_grad(self, *inputs: Tensor) -> Any:
         """Forward pass without gradients."""
@@ -83,22 +103,41 @@ class Approximation:
                 module.training = was_training
 
     def reinforce(self, loss: Tensor) -> "Approximation":
-        """Move the weights down ``loss`` by one update: the whole pipeline of :class:`Optimization`."""
-        metrics = self._own_optimization().apply({f"loss_{self.name}": loss}, self.updates)
-        return self._count_update({f"loss/{self.name}": loss.detach(), **metrics})
+        """Move the weights down ``loss`` by one update: the whole pipeline of :class:`Optimization`.
+
+        Features of a :class:`runner.learner.features.FeatureNetwork` that the loss depends on get their gradients, too.
+        """
+        return self._descend(loss, {f"loss/{self.name}": loss.detach()})
 
     def step(self) -> "Approximation":
-        """The same after a backward pass of the caller's own, whose gradients are scaled like a loss would be."""
-        for parameter in self.model.parameters():
-            if self.loss_scaling != 1 and parameter.grad is not None:
+        """The same after a backward pass of the caller's own, whose gradients are scaled like a loss would be.
+
+        Those that shared features have got in it stay as they are.
+        """
+        optimization = self._own_optimization()
+        for parameter in optimization.parameters if self.loss_scaling != 1 else ():
+            if parameter.grad is not None:
                 parameter.grad = parameter.grad * self.loss_scaling
-        return self._count_update(self._own_optimization().step(self.updates))
+        rate = self._rate()
+        return self._count_update({**rate, **optimization.step(self.updates)})
 
     def zero_grad(self) -> "Approximation":
         """Forget gradients that a backward pass has left."""
-        for parameter in self.model.parameters():
+        parameters = self.model.parameters() if self.optimization is None else self.optimization.parameters
+        for parameter in parameters:
             parameter.grad = None
         return self
+
+    def _descend(self, loss: Tensor, metrics: Mapping[str, Any]) -> "Approximation":
+        optimization, rate = self._own_optimization(), self._rate()
+        more = optimization.apply({f"loss_{self.name}": loss}, self.updates)
+        return self._count_update({**metrics, **rate, **more})
+
+    def _rate(self) -> dict[str, float]:
+        """The learning rate of the step to come, where it is scheduled and someone reads it."""
+        if self.writer is None or self.optimization is None or self.optimization.schedule is None:
+            return {}
+        return {f"lr/{self.name}": self.optimization.lr_at(self.updates)}
 
     def _own_optimization(self) -> Optimization:
         if self.optimization is None:
@@ -107,15 +146,18 @@ class Approximation:
 
     def _count_update(self, metrics: Mapping[str, Any]) -> "Approximation":
         self.updates += 1
+        self.checkpointer.update()
         if self.writer is not None:
             self.writer(metrics)
         return self
 
     def state_dict(self) -> StateDict:
-        if self.optimization is not None:
-            self.optimization.check_finite()
         state = {"model": self.model.state_dict(), "target": self.target.state_dict(), "updates": self.updates}
-        return state | ({"optimization": self.optimization.state_dict()} if self.optimization else {})
+        if self.optimization is None:
+            return state
+        self.optimization.check_finite()
+        own = {"optimization": self.optimization.state_dict(), "checkpointer": self.checkpointer.state_dict()}
+        return state | own
 
     def load_state_dict(self, state: StateDict) -> None:
         self.model.load_state_dict(state["model"])
@@ -123,16 +165,33 @@ class Approximation:
         self.updates = state["updates"]
         if self.optimization:
             self.optimization.load_state_dict(state["optimization"])
+            self.checkpointer.load_state_dict(state["checkpointer"])
 
 
-class QNetwork(Approximation):
-    """Values of discrete actions: ``q(states) -> [B, A]``, ``q(states, actions) -> [B]``."""
+class Identity(Approximation):
+    """Gives its input back; there is nothing to move."""
 
-    def __init__(
-        self, model: nn.Module, optimizer: optim.Optimizer | None = None, name: str = "q", **kwargs: Any
-    ) -> None:
-        super().__init__(model, optimizer, name=name, **kwargs)
+    def __init__(self, device: torch.device | str | None = None, name: str = "identity", **kwargs: Any) -> None:
+        super().__init__(nn.Identity(), name=name, device=device, **kwargs)
 
-    def __call__(self, states: Tensor, actions: Tensor | None = None) -> Tensor:  # type: ignore[override]
-        values = self.model(states)
-        return values if actions is None else values.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
+    def reinforce(self, loss: Tensor | None = None) -> "Identity":
+        """Do nothing."""
+        return self
+
+    def step(self) -> "Identity":
+        """Do nothing."""
+        return self
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    first = next(chain(model.parameters(), model.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
+def _check_use(
+    name: str, optimizer: optim.Optimizer | None, loss_scaling: float, of_updates: Mapping[str, Any]
+) -> None:
+    """Refuse, without an optimizer, what would only ever count or change updates."""
+    given = [argument for argument, value in of_updates.items() if value] + ["loss_scaling"] * (loss_scaling != 1)
+    if optimizer is None and given:
+        raise ValueError(f"{name} has no optimizer, and so no updates, for its {' and '.join(given)} to take part in")

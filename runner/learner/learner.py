@@ -37,7 +37,7 @@ from runner.learner.state import (
     optimizations_state,
 )
 from runner.learner.updates import Updates
-from runner.spec import CheckpointError, Progress, StateDict
+from runner.spec import CheckpointError, ConfigError, Progress, StateDict
 from runner.types import Compile, PrecisionName
 
 
@@ -51,7 +51,7 @@ class Learner(Updates):
             :mod:`runner.learner.compiled`. A subclass with steps of its own for gradients does them one by one.
         modules_to_train: those that are updated: ``None`` for all, ids, or a function of id and batch.
         connectors: make batches of episodes.
-        generator: shuffles minibatches.
+        shuffling: from what minibatches are shuffled.
         precision: in which updates call networks; see :mod:`runner.learner.precision`.
     """
 
@@ -62,16 +62,18 @@ class Learner(Updates):
         compile: Compile = "trace",
         modules_to_train: Select = None,
         connectors: EpisodesToBatch | None = None,
-        generator: torch.Generator | None = None,
+        shuffling: torch.Generator | None = None,
         precision: PrecisionName = "fp32",
     ) -> None:
-        super().__init__(progress, compile, modules_to_train, connectors, generator, precision)
+        super().__init__(progress, compile, modules_to_train, connectors, shuffling, precision)
         self._given = dict(modules) if isinstance(modules, Mapping) else {DEFAULT_MODULE: modules}
 
     def build(self) -> "Learner":
         """Make the modules and their optimizers; whoever calls it again gets what there is."""
         if self.is_built:
             return self
+        if self.precision.name == "fp16" and self.compile == "update":
+            raise ConfigError("learner.precision=fp16 has no scale that stays: use compile=trace, not update")
         self.is_keyed = len(self._given) > 1
         for module_id, given in self._given.items():
             check_module_id(module_id)
@@ -226,7 +228,7 @@ class Learner(Updates):
         if is_wanted(METRICS, wanted, unwanted):
             state[METRICS] = self.metrics.state_dict()
         if wanted is None and not unwanted:
-            state["generator"] = self.generator.get_state()
+            state["shuffling"] = self.shuffling.get_state()
         return state
 
     def set_state(self, state: StateDict) -> None:
@@ -240,8 +242,8 @@ class Learner(Updates):
         self.precision.load_state_dict(state.get(PRECISION, {}))
         if METRICS in state:
             self.metrics.load_state_dict(state[METRICS])
-        if "generator" in state:
-            self.generator.set_state(state["generator"])
+        if "shuffling" in state:
+            self.shuffling.set_state(state["shuffling"])
         if "weights_seq_no" in state:
             self.weights_seq_no = state["weights_seq_no"]
         selected = state.get("should_module_be_updated")

@@ -12,6 +12,7 @@ from torch import nn, optim
 from torch.optim.lr_scheduler import LRScheduler
 
 from runner.learner.approximation import Approximation
+from runner.learner.features import as_asked
 from runner.learner.gradients import ClipBy, NonFinite
 from runner.learner.optimization import NON_FINITE_LIMIT, Optimization
 from runner.learner.precision import Precision
@@ -203,6 +204,6 @@ def callables(networks: Mapping[str, Approximation], precision: Precision) -> di
     seen: dict[str, Callable[..., Any]] = {}
     for name, network in networks.items():
         device = next((one.device for one in network.model.parameters()), torch.device("cpu"))
-        seen[name] = precision.of(network.model, device)
+        seen[name] = precision.of(as_asked(network, networks), device)
         seen[f"{name}_target"] = precision.of(network.target, device)
     return seen

@@ -1,5 +1,6 @@
 """The one path from losses to new weights."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
@@ -17,11 +18,15 @@ from runner.learner.gradients import (
     zero_non_finite,
 )
 from runner.learner.precision import LossScaler
+from runner.learner.shared import features_that_wait, leave_on
 from runner.learner.targets import TargetNetwork
 from runner.schedules import Schedule
 from runner.spec import CheckpointError, HooklineError, StateDict
 
 Losses = TensorDictBase | Mapping[str, Tensor]
+
+_SCHEDULED = ("lr", "momentum", "betas")
+"""What torch's schedulers set; some move the momentum against the learning rate."""
 
 
 NON_FINITE_LIMIT = 100
@@ -132,9 +137,12 @@ class Optimization:
     def compute_gradients(self, losses: Losses | Tensor) -> list[Tensor | None]:
         """Gradients of the weighted losses for its own parameters; ``None`` where a loss does not reach, or frozen.
 
-        With a scaler they are those of the scaled losses.
+        Those for features that wait are left there. With a scaler all are those of the scaled losses.
         """
-        return self.gradients(losses, self.parameters)
+        features = features_that_wait()
+        gradients = self.gradients(losses, [*self.parameters, *features])
+        leave_on(features, gradients[len(self.parameters) :])
+        return gradients[: len(self.parameters)]
 
     def gradients(self, losses: Losses | Tensor, parameters: Sequence[Tensor]) -> list[Tensor | None]:
         """The same for ``parameters``, which stand in for its own one by one."""
@@ -228,7 +236,7 @@ class Optimization:
         """Moments and counts. Learning rates and the like are configuration, which wins over a checkpoint."""
         state: dict[str, Any] = {"optimizer": _with_string_keys(self.optimizer.state_dict()["state"])}
         if isinstance(self.schedule, LRScheduler):
-            state["schedule"] = self.schedule.state_dict()
+            state["schedule"] = _state_of(self.schedule)
         counts = {name: getattr(self, name) for name in COUNTS}
         return {**state, "kind": type(self.optimizer).__name__, **counts}
 
@@ -240,11 +248,22 @@ class Optimization:
         moments = {int(index): _copied(values) for index, values in state["optimizer"].items()}
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         if isinstance(self.schedule, LRScheduler):
-            self.schedule.load_state_dict(state["schedule"])
-            for group, lr in zip(self.optimizer.param_groups, self.schedule.get_last_lr(), strict=True):
-                group["lr"] = lr
+            _load(self.schedule, state["schedule"])
         for name in COUNTS:
             setattr(self, name, state.get(name, 0))
+
+
+def _state_of(scheduler: LRScheduler) -> StateDict:
+    """Where it is, and what it has set; milestones, which no plain dict holds, are configuration."""
+    own = {name: value for name, value in scheduler.state_dict().items() if not isinstance(value, Counter)}
+    groups = scheduler.optimizer.param_groups
+    return {"own": own, "set": [{name: group[name] for name in _SCHEDULED if name in group} for group in groups]}
+
+
+def _load(scheduler: LRScheduler, state: StateDict) -> None:
+    scheduler.load_state_dict(state["own"])
+    for group, values in zip(scheduler.optimizer.param_groups, state["set"], strict=True):
+        group.update({name: tuple(value) if name == "betas" else value for name, value in values.items()})
 
 
 def _copied(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from tensordict import TensorDict, TensorDictBase
 from torch import Tensor, optim
 
 from runner.learner.compiled import UpdateCompiler
+from runner.learner.features import feature_networks
 from runner.learner.module import Module, all_networks, callables
 from runner.learner.optimization import NonFiniteError, Optimization
 from runner.learner.precision import Precision
@@ -31,8 +32,6 @@ class Pipeline(Registry):
         self, progress: Progress | None, compile: Compile, modules_to_train: Select, precision: PrecisionName = "fp32"
     ) -> None:
         super().__init__()
-        if precision == "fp16" and compile == "update":
-            raise ConfigError("learner.precision=fp16 has no scale that stays: use compile=trace, not compile=update")
         self.precision = Precision(precision)
         self._finite_at: int | None = None
         self.progress = progress or Progress()
@@ -62,7 +61,8 @@ class Pipeline(Registry):
         """What may compute the updates in place of autograd, best first; only losses that are pure functions can be."""
         loss = self.modules[module_id].loss
         is_own = self._overrides("compute_gradients", "compute_loss_for_module")
-        if self.compile == "none" or is_own or not getattr(loss, "stackable", False):
+        is_pure = getattr(loss, "stackable", False) and not feature_networks(self.modules[module_id].networks)
+        if self.compile == "none" or is_own or not is_pure:
             return []
         evaluate, networks = partial(self._outputs, module_id, optimization), all_networks(self.modules[module_id])
         tracer = GradientTracer(evaluate, networks, optimization, loss.hyper_parameters)
@@ -249,7 +249,7 @@ class Pipeline(Registry):
         """``loss_*`` and per-sample outputs of these terms of a module's loss; override to add to it."""
         loss, networks = self.modules[module_id].loss, self._callables[module_id]
         outputs = [loss.terms[term](networks, batch, loss.hyper_parameters) for term in terms]
-        losses: TensorDictBase = outputs[0]
+        losses: TensorDictBase = outputs[0] if outputs else TensorDict(batch_size=[])
         for more in outputs[1:]:
             losses.update(more)
         return losses

@@ -1,12 +1,14 @@
 """The optimizations of a loss that moves its networks one after the other."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
-from torch import optim
+from torch import nn, optim
 from torch.optim.lr_scheduler import LRScheduler
 
 from runner.learner.approximation import Approximation
+from runner.learner.features import FeatureOptimization, feature_networks
 from runner.learner.gradients import Clip
 from runner.learner.module import ModuleConfig
 from runner.learner.optimization import Optimization
@@ -35,11 +37,13 @@ def stages_of(loss: Any, networks: Sequence[str]) -> dict[str, Stage]:
 def make_optimizations(
     loss: Any, networks: Mapping[str, Approximation], config: ModuleConfig
 ) -> tuple[Optimization, ...]:
-    """One optimization for each stage of ``loss``, in their order.
+    """One optimization for each stage of ``loss``, in their order, and then one for each network of shared features.
 
     Options that say nothing (all null) may be of a stage that there is not.
     """
-    stages, options = stages_of(loss, list(networks)), config.optimizations
+    shared, options = feature_networks(networks), config.optimizations
+    stages = stages_of(loss, [name for name in networks if name not in shared])
+    stages |= {name: Stage((), (name,), ()) for name in shared}
     said = {name for name, own in options.items() if any(value is not None for value in own.values())}
     unknown = sorted(said.difference(stages))
     if unknown:
@@ -47,6 +51,8 @@ def make_optimizations(
             f"learner.optimizations.{unknown[0]}: {type(loss).__name__} has no such optimization; "
             f"it has {', '.join(stages)}"
         )
+    if delayed := [name for name in shared if (options.get(name) or {}).get("every")]:
+        raise ValueError(f"learner.optimizations.{delayed[0]}.every: shared features move whenever a head has")
     terms = list(getattr(loss, "terms", ()))
     if getattr(loss, "stages", {}) and (strange := [term for term in config.loss_weights if term not in terms]):
         raise ValueError(f"learner.loss_weights.{strange[0]}: the loss has no such term; it has {', '.join(terms)}")
@@ -68,26 +74,33 @@ def _make(
     options: OptimizationOptions,
     followed: Sequence[str],
 ) -> Optimization:
-    parameters = (parameter for network in stage.networks for parameter in networks[network].model.parameters())
-    optimizer = config.optimizer(list(dict.fromkeys(parameters)))  # each once, however many networks share it
+    optimizer = config.optimizer(_parameters(stage, networks))
     for group in optimizer.param_groups if options.get("lr") else ():
         group["lr"] = options["lr"]
     clip = options.get("clip") or config.clip
-    weights = config.loss_weights
-    made = Optimization(
+    weights = {term: weight for term, weight in config.loss_weights.items() if not stage.terms or term in stage.terms}
+    features = feature_networks(networks).get(name)
+    kind: Any = partial(Optimization, terms=stage.terms or None, loss_weights=weights)
+    made: Optimization = (kind if features is None else partial(FeatureOptimization, features=features))(
         optimizer,
         name=name,
-        terms=stage.terms or None,
         every=_whole(name, options.get("every") or stage.every) * config.update_every,
         schedule=schedule_of(config.scheduler if config.lr is None else config.lr, optimizer),
         clip=Clip(clip, config.clip_by) if clip else None,
-        loss_weights={term: weights[term] for term in weights if not stage.terms or term in stage.terms},
         non_finite=config.non_finite,
         non_finite_limit=config.non_finite_limit,
         targets=[networks[network].target for network in followed],
     )
     made.set_lr(0)
     return made
+
+
+def _parameters(stage: Stage, networks: Mapping[str, Approximation]) -> list[nn.Parameter]:
+    """Those of its networks, each once, however many share it; without those of features that are moved apart."""
+    apart = [one.model for name, one in feature_networks(networks).items() if name not in stage.networks]
+    without = {id(parameter) for model in apart for parameter in model.parameters()}
+    parameters = (parameter for name in stage.networks for parameter in networks[name].model.parameters())
+    return [parameter for parameter in dict.fromkeys(parameters) if id(parameter) not in without]
 
 
 def schedule_of(value: Any, optimizer: optim.Optimizer) -> Schedule | LRScheduler | None:

@@ -1,6 +1,7 @@
 """Copies of a network that follow it slowly, so that it does not chase its own estimate."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from copy import deepcopy
 from typing import Any, NamedTuple
 
@@ -12,9 +13,15 @@ from runner.types import Fraction, PositiveInt
 
 
 class TargetNetwork(ABC):
-    """A target is given its network once (``init``), follows it (``update``), and is called without gradients."""
+    """A target is given its network once (``init``), follows it (``update``), and is called without gradients.
+
+    Attributes:
+        model: what is called, to be set by ``init``.
+        forward: how ``model`` is asked, where an approximation has its own way.
+    """
 
     model: nn.Module
+    forward: Callable[..., Any] | None = None
 
     @abstractmethod
     def init(self, model: nn.Module) -> None:
@@ -26,7 +33,7 @@ class TargetNetwork(ABC):
 
     def __call__(self, *inputs: Tensor) -> Any:
         with torch.no_grad():
-            return self.model(*inputs)
+            return self.model(*inputs) if self.forward is None else self.forward(self.model, *inputs)
 
     def state_dict(self) -> StateDict:
         return {"model": self.model.state_dict()}
@@ -76,6 +83,8 @@ class FixedTarget(_Copy):
     """A copy renewed after every ``update_frequency`` updates (Mnih et al. 2015), buffers included."""
 
     def __init__(self, update_frequency: PositiveInt) -> None:
+        if update_frequency < 1:
+            raise ValueError(f"a target renewed after every {update_frequency} updates: it must be >= 1")
         self.update_frequency = update_frequency
         self._updates = 0
 
@@ -102,6 +111,8 @@ class PolyakTarget(_Copy):
     """
 
     def __init__(self, rate: Fraction) -> None:
+        if not 0 <= rate <= 1:
+            raise ValueError(f"a target averaged at a rate of {rate}: it must be between 0 and 1")
         self.rate = rate
 
     @torch.no_grad()

@@ -53,7 +53,7 @@ class Updates(Pipeline):
 
     Args:
         connectors: make batches of episodes.
-        generator: shuffles minibatches.
+        shuffling: from what minibatches are shuffled.
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class Updates(Pipeline):
         compile: Compile,
         modules_to_train: Select,
         connectors: EpisodesToBatch | None,
-        generator: torch.Generator | None,
+        shuffling: torch.Generator | None,
         precision: PrecisionName = "fp32",
     ) -> None:
         super().__init__(progress, compile, modules_to_train, precision)
-        self.connectors, self.generator = connectors or EpisodesToBatch(), generator or torch.Generator()
+        self.connectors, self.shuffling = connectors or EpisodesToBatch(), shuffling or torch.Generator()
         self.metrics, self.weights_seq_no = LearnerMetrics(), 0
         self._feeds = Feeds()
 
@@ -111,7 +111,7 @@ class Updates(Pipeline):
         batches = self._selected(batch)
         if batches:
             self._count_steps(batches)
-            generator = self.generator if shuffle_batch_per_epoch else None
+            generator = self.shuffling if shuffle_batch_per_epoch else None
             for minibatch in cyclic_minibatches(batches, num_epochs, minibatch_size, generator, num_total_minibatches):
                 self._learn(minibatch)
         return self._end_call(list(batches))

@@ -49,6 +49,19 @@ def make_actor_critic(
     return _with_heads(spec, make_trunk, shared, log_std, policy_gain, has_value)
 
 
+def make_shared_features(
+    spec: EnvSpec,
+    hidden: list[PositiveInt],
+    activation: Activation = "tanh",
+    log_std: float = 0.0,
+    policy_gain: NonNegativeFloat = 0.01,
+    normalize_observations: bool = False,
+) -> dict[str, nn.Module]:
+    """The same over a network ``features`` of its own, which both share: it is moved by an optimization of its own."""
+    both = make_actor_critic(spec, hidden, activation, True, log_std, policy_gain, True, normalize_observations)
+    return {"features": both["policy"].trunk, **both}  # type: ignore[dict-item]
+
+
 def make_recurrent_actor_critic(
     spec: EnvSpec,
     encoded: PositiveInt = 64,

@@ -96,7 +96,7 @@ def train(config: dict[str, Any], steps: int, is_split: bool = False) -> tuple[M
             _train_until(experiment, trainer.progress.env_steps + steps)
         progress = trainer.progress
         measured = Measured(progress.env_steps - before[0], progress.updates - before[1], *seconds)
-        final_return = float(experiment.evaluation.run().returns.mean())
+        final_return = experiment.evaluation.run().metrics()["eval/return_mean"]
         trainer.metrics.close("done")
         return measured, {phase: phases[phase] for phase in PHASES}, final_return
 

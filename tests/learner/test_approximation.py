@@ -1,17 +1,23 @@
 from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
 from torch import nn, optim
+from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import StepLR
 
-from runner.learner.approximation import Approximation, QNetwork
+from runner.checkpoint.tree import flatten, unflatten
+from runner.learner.approximation import Approximation
+from runner.learner.checkpointers import DummyCheckpointer, PeriodicCheckpointer
 from runner.learner.optimization import NonFiniteError
 from runner.learner.optimizers import adam
-from runner.learner.targets import FixedTarget, PolyakTarget
+from runner.learner.targets import FixedTarget, PolyakTarget, TrivialTarget
+from runner.learner.value_functions import QNetwork
 from runner.metrics import Metrics
 from runner.networks.mlp import MLP
 from runner.schedules import Linear
+from tests.learner.small import same_state
 
 
 def scalar(value=0.0):
@@ -151,21 +157,160 @@ def test_zero_grad_forgets_what_a_backward_pass_left():
     assert model.weight.item() == 0.0
 
 
-def test_states_and_actions_pick_one_value_each():
-    q = QNetwork(MLP((1,), [], 3, "relu"))
-    with torch.no_grad():
-        q.model.layers[0].weight.copy_(torch.tensor([[1.0], [10.0], [100.0]]))
-        q.model.layers[0].bias.zero_()
-    states = torch.tensor([[1.0], [2.0]])
-    assert q(states).tolist() == [[1.0, 10.0, 100.0], [2.0, 20.0, 200.0]]
-    assert q(states, torch.tensor([2, 0])).tolist() == [100.0, 2.0]
-
-
 def test_without_an_optimizer_nothing_can_move_it():
     v = Approximation(scalar(), name="critic")
     for move in (lambda: v.reinforce(v(ONE).sum()), v.step):
         with pytest.raises(RuntimeError, match="critic"):
             move()
+
+
+SGD = partial(optim.SGD, lr=1.0)
+
+
+def test_the_defaults_are_no_target_no_file_no_clipping_and_the_device_of_the_model():
+    model = scalar()
+    v = Approximation(model)
+    assert (type(v.target), type(v.checkpointer)) == (TrivialTarget, DummyCheckpointer)
+    assert (v.target.model, v.model, v.name, v.optimization, v.writer) == (model, model, "approximation", None, None)
+    assert (v.loss_scaling, v.updates, v.device) == (1, 0, torch.device("cpu"))
+    assert Approximation(model, SGD(model.parameters())).optimization.clip is None
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (nn.Linear(1, 1, device="meta"), "meta"),
+        (nn.BatchNorm1d(1, affine=False, device="meta"), "meta"),  # buffers alone
+        (nn.ReLU(), "cpu"),
+    ],
+)
+def test_the_device_is_where_the_model_is(model, expected):
+    assert Approximation(model).device == torch.device(expected)
+
+
+def test_a_device_that_is_given_is_where_the_model_goes():
+    v = Approximation(nn.Linear(1, 1), device="meta")
+    assert (v.device, v.model.weight.device, v.target.model.weight.device) == (torch.device("meta"),) * 3
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"scheduler": Linear(4, 0.0, None)}, "scheduler"),
+        ({"clip_grad": 0.5}, "clip_grad"),
+        ({"loss_scaling": 0.5, "writer": print}, "writer and loss_scaling"),
+        ({"checkpointer": PeriodicCheckpointer(1)}, "checkpointer"),
+    ],
+)
+def test_what_belongs_to_updates_is_refused_where_there_are_none(given, words):
+    with pytest.raises(ValueError, match=f"critic has no optimizer.*{words}"):
+        Approximation(scalar(), name="critic", **given)
+
+
+class Told:
+    """Writes down who was called, and what the weight was then."""
+
+    def __init__(self):
+        self.events, self.model = [], scalar()
+
+    def __call__(self, name):
+        self.events.append((name, self.model.weight.item()))
+
+
+def test_an_update_clips_steps_schedules_follows_saves_and_then_tells():
+    told = Told()
+
+    class Optimizer(optim.SGD):
+        def step(self, closure=None):
+            told(f"optimizer {self.param_groups[0]['params'][0].grad.item():.2f}")
+            return super().step(closure)
+
+    class Scheduler(StepLR):
+        def step(self, epoch=None):
+            told("scheduler")
+            super().step(epoch)
+
+    class Target(TrivialTarget):
+        def update(self):
+            told("target")
+
+    class Checkpoint(DummyCheckpointer):
+        def update(self):
+            told("checkpointer")
+
+    optimizer = Optimizer(told.model.parameters(), lr=1.0)
+    scheduler = Scheduler(optimizer, 1, 0.5)
+    told.events.clear()  # a torch scheduler steps once when it is made
+    rows = []
+
+    def write(metrics):
+        told("writer")
+        rows.append({name: float(value) for name, value in metrics.items()})
+
+    parts = {"scheduler": scheduler, "target": Target(), "checkpointer": Checkpoint(), "writer": write}
+    v = Approximation(told.model, optimizer, clip_grad=0.25, name="v", **parts)
+    v.reinforce(8 * v(ONE).sum())
+    names = ["optimizer 0.25", "scheduler", "target", "checkpointer", "writer"]
+    assert [name for name, _ in told.events] == names
+    assert [weight for _, weight in told.events] == pytest.approx([0, -0.25, -0.25, -0.25, -0.25])
+    (8 * v(ONE).sum()).backward()
+    v.step()
+    assert [name for name, _ in told.events[5:]] == names
+    assert told.model.weight.grad is None
+    # Each row has the rate that its step was taken with; a step of the caller's own knows no loss.
+    assert [row["lr/v"] for row in rows] == [1.0, 0.5]
+    assert [sorted(row) for row in rows] == [["grad_norm/v", "loss/v", "lr/v"], ["grad_norm/v", "lr/v"]]
+
+
+def test_the_loss_is_logged_as_it_was_given():
+    model, rows = scalar(), []
+    v = Approximation(model, SGD(model.parameters()), loss_scaling=0.25, writer=rows.append)
+    v.reinforce(v(ONE).sum() + 8)
+    assert rows[0]["loss/approximation"].item() == 8.0
+
+
+def test_a_model_without_parameters_can_be_asked_saved_and_loaded():
+    v, x = Approximation(nn.ReLU(), target=PolyakTarget(0.5)), torch.tensor([-1.0, 2.0])
+    for ask in (v, v.no_grad, v.eval, v.target):
+        assert ask(x).tolist() == [0.0, 2.0]
+    v.zero_grad()
+    Approximation(nn.ReLU(), target=PolyakTarget(0.5)).load_state_dict(v.state_dict())
+
+
+def test_what_is_clipped_and_forgotten_is_all_that_the_optimizer_moves():
+    # sqrt(3^2 + 4^2) = 5, of which the bound is a fifth; the model alone has a norm of 3.
+    model, temperature = scalar(), nn.Parameter(torch.zeros(()))
+    v = Approximation(model, SGD([*model.parameters(), temperature]), clip_grad=1)
+    v.reinforce(3 * v(ONE).sum() + 4 * temperature)
+    assert [model.weight.item(), temperature.item()] == pytest.approx([-0.6, -0.8])
+    (v(ONE).sum() + temperature).backward()
+    v.zero_grad()
+    assert model.weight.grad is temperature.grad is None
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_scaled_loss_is_a_written_out_loop_bit_for_bit(by_hand):
+    torch.manual_seed(0)
+    net = MLP((3,), [16], 1, "tanh")
+    theirs = deepcopy(net)
+    v = Approximation(net, adam(net.parameters(), lr=0.01), loss_scaling=0.1, clip_grad=0.05)
+    optimizer = optim.Adam(theirs.parameters(), lr=0.01, fused=True)
+    for states, _, rewards, _ in random_data():
+        loss = (v(states).squeeze(-1) - rewards).square().mean()
+        if by_hand:
+            loss.backward()
+            v.step()
+        else:
+            v.reinforce(loss)
+        optimizer.zero_grad()
+        (theirs(states).squeeze(-1) - rewards).square().mean().backward()
+        for parameter in theirs.parameters():
+            parameter.grad *= 0.1
+        assert nn.utils.clip_grad_norm_(theirs.parameters(), 0.05) > 0.05  # it does bound something
+        optimizer.step()
+    for own, other in zip(net.parameters(), theirs.parameters(), strict=True):
+        # A loss that is scaled before its backward pass is rounded elsewhere.
+        torch.testing.assert_close(own, other, rtol=0, atol=0 if by_hand else 1e-6)
 
 
 def test_metrics_go_to_the_writer():
@@ -200,6 +345,40 @@ def test_learning_goes_on_bit_for_bit_from_a_saved_state():
     for pair in zip(whole.target.model.parameters(), second.target.model.parameters(), strict=True):
         assert torch.equal(*pair)
     assert second.updates == 12
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda optimizer: lr_scheduler.MultiStepLR(optimizer, [2, 5]),
+        lambda optimizer: lr_scheduler.OneCycleLR(optimizer, 1.0, 12),  # sets the momentum, too
+        lambda optimizer: lr_scheduler.CyclicLR(optimizer, 0.1, 1.0, 3),
+        lambda optimizer: lr_scheduler.LambdaLR(optimizer, lambda update: 0.9**update),
+        lambda optimizer: lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 5),
+        lambda optimizer: lr_scheduler.SequentialLR(
+            optimizer, [lr_scheduler.ConstantLR(optimizer, 0.1, 2), lr_scheduler.ExponentialLR(optimizer, 0.9)], [2]
+        ),
+    ],
+)
+@pytest.mark.parametrize("kind", [partial(optim.SGD, momentum=0.9), optim.Adam])
+def test_schedulers_of_torch_go_on_bit_for_bit(make, kind):
+    def made():
+        model = scalar(1.0)
+        optimizer = kind(model.parameters(), lr=0.5)
+        return Approximation(model, optimizer, scheduler=make(optimizer))
+
+    def learn(v, updates):
+        for update in updates:
+            v.reinforce((v(ONE) - update).square().sum())
+
+    whole, first, second = made(), made(), made()
+    learn(whole, range(9))
+    learn(first, range(4))
+    skeleton, tensors = flatten(first.state_dict())
+    second.load_state_dict(unflatten(skeleton, {name: tensor.clone() for name, tensor in tensors.items()}))
+    learn(second, range(4, 9))
+    assert same_state(whole.state_dict(), second.state_dict())
+    assert whole.optimization.lr == second.optimization.lr
 
 
 def test_weights_that_are_no_numbers_are_not_saved():

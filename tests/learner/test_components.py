@@ -8,7 +8,7 @@ from tests.learner.parts import bits, learner, parts, same
 
 
 def trained(*ids, seed=0, **options):
-    one = learner(*ids, generator=torch.Generator().manual_seed(3), **options)
+    one = learner(*ids, shuffling=torch.Generator().manual_seed(3), **options)
     for number in range(5):
         one.update_from_batch(parts(*one.module, seed=seed + number), minibatch_size=2, shuffle_batch_per_epoch=True)
     return one
@@ -17,7 +17,7 @@ def trained(*ids, seed=0, **options):
 def test_a_state_has_the_components_that_are_asked_for():
     one = trained("left", "right")
     always = {"should_module_be_updated", "weights_seq_no"}
-    assert one.get_state().keys() == always | {"rl_module", "optimizer", "metrics_logger", "generator"}
+    assert one.get_state().keys() == always | {"rl_module", "optimizer", "metrics_logger", "shuffling"}
     assert one.get_state("rl_module").keys() == always | {"rl_module"}
     left = one.get_state(components=["rl_module/left", "optimizer"])
     assert left.keys() == always | {"rl_module", "optimizer"}
@@ -61,7 +61,7 @@ def weights(one, module_id):
 
 def test_a_whole_state_goes_on_bit_for_bit_with_the_same_shuffling_metrics_and_counts():
     whole, first = trained("left", "right"), trained("left", "right")
-    second = learner("left", "right", generator=torch.Generator().manual_seed(9))
+    second = learner("left", "right", shuffling=torch.Generator().manual_seed(9))
     second.load_state_dict(first.state_dict())
     second.progress.load_state_dict(first.progress.state_dict())
     told = [

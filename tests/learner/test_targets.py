@@ -1,8 +1,11 @@
+from copy import deepcopy
+
 import pytest
 import torch
 from torch import nn
 
-from runner.learner.targets import FixedTarget, PolyakTarget, TrivialTarget
+from runner.learner.approximation import Approximation
+from runner.learner.targets import FixedTarget, PolyakTarget, TargetNetwork, TrivialTarget
 from runner.networks.mlp import MLP
 
 
@@ -140,3 +143,70 @@ def test_a_polyak_target_comes_back():
     second.load_state_dict(first.state_dict())
     second.update()
     assert values(second) == (2.0, 3.0, 5)
+
+
+@pytest.mark.parametrize("target", [FixedTarget(3), PolyakTarget(0.25)])
+def test_statistics_of_a_batch_norm_are_followed_like_a_written_out_loop_bit_for_bit(target):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    theirs, own = deepcopy(model), dict(deepcopy(model).state_dict())
+    v = Approximation(model, torch.optim.SGD(model.parameters(), lr=0.1), target=target)
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    for update in range(1, 9):
+        x = torch.randn(16, 3) + update
+        v.reinforce(v(x).square().mean())
+        optimizer.zero_grad()
+        theirs(x).square().mean().backward()
+        optimizer.step()
+        for name, source in theirs.state_dict().items():
+            if isinstance(target, PolyakTarget) and source.is_floating_point():
+                own[name] = own[name] + 0.25 * (source - own[name])  # (1 - rate) * own + rate * source
+            elif isinstance(target, PolyakTarget) or update % 3 == 0:
+                own[name] = source.clone()
+    assert own["1.num_batches_tracked"] == {FixedTarget: 6, PolyakTarget: 8}[type(target)]
+    for name, value in target.model.state_dict().items():
+        torch.testing.assert_close(value, own[name], rtol=0, atol=0)
+
+
+class Mean(TargetNetwork):
+    """A user's own: the mean of the weights after all updates."""
+
+    def init(self, model):
+        self.network, self.model, self.count = model, deepcopy(model).requires_grad_(False), 0
+
+    def update(self):
+        self.count += 1
+        for own, source in zip(self.model.parameters(), self.network.parameters(), strict=True):
+            own.lerp_(source.detach(), 1 / self.count)
+
+    def state_dict(self):
+        return {**super().state_dict(), "count": self.count}
+
+    def load_state_dict(self, state):
+        super().load_state_dict(state)
+        self.count = state["count"]
+
+
+def test_a_target_of_ones_own_needs_init_and_update_alone():
+    def make():
+        model = nn.Linear(1, 1, bias=False)
+        nn.init.zeros_(model.weight)
+        return Approximation(model, torch.optim.SGD(model.parameters(), lr=1.0), target=Mean())
+
+    x = torch.ones(1, 1)
+    v, again = make(), make()
+    for _ in range(3):
+        v.reinforce(v(x).sum())
+    assert not v.target(x).requires_grad
+    assert v.target(x).item() == pytest.approx(-(1 + 2 + 3) / 3)
+    again.load_state_dict(v.state_dict())
+    again.reinforce(again(x).sum())
+    assert again.target(x).item() == pytest.approx(-(1 + 2 + 3 + 4) / 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"), [(lambda: FixedTarget(0), "every 0 updates"), (lambda: PolyakTarget(1.5), "rate of 1.5")]
+)
+def test_a_number_that_no_target_can_have_is_refused(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()

@@ -31,7 +31,7 @@ def test_epochs_and_minibatches_are_updates_in_their_order():
 
 def test_shuffling_shuffles_one_epoch_too_and_repeats_itself_from_the_generator():
     def trained(seed, **options):
-        one = learner(generator=torch.Generator().manual_seed(seed))
+        one = learner(shuffling=torch.Generator().manual_seed(seed))
         one.update_from_batch(transitions(size=8), minibatch_size=2, **options)
         return bits(one)
 

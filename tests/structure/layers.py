@@ -34,6 +34,7 @@ LAYERS = {
     5: (
         "runner.builders",
         "runner.collector_builders",
+        "runner.learner_builders",
         "runner.env_builders",
         "runner.dataset_builders",
         "runner.offline_builders",

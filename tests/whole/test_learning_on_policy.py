@@ -26,6 +26,11 @@ def test_actor_and_critic_within_300_000_steps(record_property):
 
 
 @pytest.mark.slow
+def test_actor_and_critic_over_shared_features_within_300_000_steps(record_property):
+    check(450, record_property, "algo=a2c", "network=shared_features", "env=cartpole")
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("has_value", ["true", "false"])
 def test_returns_with_and_without_a_baseline_within_300_000_steps(has_value, record_property):
     check(400, record_property, "algo=reinforce", "env=cartpole", f"network.has_value={has_value}")

@@ -43,11 +43,24 @@ def test_the_example_without_yaml_trains_and_saves(tmp_path):
 def test_the_example_of_one_approximation_learns_the_fixed_point(tmp_path):
     # q = 1 + 0.9 max q has the fixed point 10. The target's gap shrinks by about 1 - 0.1 x 0.1 an update: e^-5 of it
     # is left after 500. The maximum over two noisy actions adds a little.
-    code = "import torch; torch.manual_seed(0)\n" + block_after("approximation", "python")
+    example = block_after("approximation", "python")
+    assert len([line for line in example.splitlines() if line.strip()]) <= 10
+    code = "import torch; torch.manual_seed(0)\n" + example
     code += "\nprint(float(q.no_grad(states, actions).mean()))\n"
     done = run_python(code, tmp_path)
     assert done.returncode == 0, done.stderr
     assert 8.0 < float(done.stdout) < 12.0
+
+
+def test_the_example_of_shared_features_learns_by_both_heads_and_writes_one_of_them(tmp_path):
+    code = "import torch; torch.manual_seed(0)\n" + block_after("features", "python")
+    code += "\nshared = features.no_grad(states)"
+    code += "\nprint(float((q.no_grad(shared, actions) - returns).square().mean() / returns.square().mean()))"
+    code += "\nprint(float((v.no_grad(shared) - returns).square().mean() / returns.square().mean()))"
+    done = run_python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert [float(error) < 0.01 for error in done.stdout.split()] == [True, True]  # returns are linear in the states
+    assert [path.name for path in (tmp_path / "weights").iterdir()] == ["v.npz"]
 
 
 def test_the_example_of_loggers_writes_what_it_says(tmp_path):

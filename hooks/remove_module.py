@@ -1,0 +1,37 @@
+"""The hook that lets a module go at some point of a run."""
+
+from typing import Any
+
+from runner.hook import Hook
+from runner.spec import ConfigError
+from runner.types import Every
+
+
+class RemoveModule(Hook):
+    """Removes a module at the end of the first batch that reaches ``at``, with all that belongs to it.
+
+    Nothing of the other modules changes, and a run that is resumed goes on without it.
+
+    Args:
+        at: when, for example ``{"env_steps": 10_000}`` of all modules together.
+    """
+
+    point = "post_steps"
+    remembers = ("is_done",)
+
+    def __init__(self, module_id: str, at: Every, roster: Any = None) -> None:
+        super().__init__()
+        if roster is None:
+            raise ConfigError("remove_module: this run has one agent, which nobody can take from it")
+        ((self.unit, self.number),) = at.items()
+        self.module_id, self.roster = module_id, roster
+        self.is_done = False
+
+    def register(self, trainer: Any, name: str | None = None) -> None:
+        self.roster.check_known(self.module_id)
+        super().register(trainer, name)
+
+    def __call__(self) -> None:
+        if not self.is_done and getattr(self.progress, self.unit) >= self.number:
+            self.is_done = True
+            self.roster.remove(self.module_id)

@@ -1,0 +1,353 @@
+"""Who takes part in a run of several modules: each with parts of its own, made as those of a run of one are."""
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from tensordict import TensorDict, TensorDictBase
+
+from runner.collectors.by_module import CollectorByModule
+from runner.config.build import Builder
+from runner.config.member import Member, RunOfModule
+from runner.config.modules import wrong_id
+from runner.config.parts import Config, build_acting, build_learning, check_capacity
+from runner.config.targets import resolve_target
+from runner.data.by_module import SourceByModule
+from runner.evaluation import EvaluationByModule
+from runner.hook import TrainerHookBase
+from runner.learner.learner import Learner
+from runner.points import POINTS
+from runner.schedules import over_own_env_steps
+from runner.seeding import Streams, stream_seed, unchanged_globals
+from runner.spec import CheckpointError, ConfigError, EnvFault, Progress, StateDict, parts_of
+
+log = logging.getLogger(__name__)
+
+
+class Offer(NamedTuple):
+    """A module that a hook may add: its id and tree, and the module whose weights it begins with."""
+
+    module_id: str
+    tree: Config
+    like: str | None
+
+
+class Added(NamedTuple):
+    """A module that a hook has added: the hook's name, and over how many env steps its schedules go."""
+
+    hook: str
+    length: int
+
+
+class Roster:
+    """Makes the modules of a run, and hands each hook of a module its part of every batch.
+
+    Nothing of a module depends on which others there are: its streams of random numbers come from its id, its
+    schedules follow its own env steps, and a module that is added or removed changes no bit of the others.
+
+    Args:
+        config: of the whole run.
+        builder: the run's, with what all modules share.
+    """
+
+    def __init__(self, config: Config, builder: Builder) -> None:
+        self.config, self.builder = config, builder
+        self.members: dict[str, Member] = {}
+        self.hooks: dict[str, TrainerHookBase] = {}
+        """Those of the run, and those of each module as ``<id>/<name>``."""
+        self.hook_names: list[str] = []
+        """Those of which each module has one."""
+        self.check: Callable[[Member], None] = lambda member: None
+        """Raises ``ConfigError`` for a module whose hooks are not what it needs."""
+        self.offers: dict[str, Offer] = {}
+        self._added: dict[str, Added] = {}
+        self._trainer: Any = None
+        try:
+            for module_id, length in self._lengths().items():
+                self.members[module_id] = self._make(module_id, config["modules"][module_id], length)
+        except BaseException:
+            self.shutdown()
+            raise
+        self._put_together()
+
+    def _lengths(self) -> dict[str, int]:
+        """The env steps that each module will have played at the end of the run."""
+        frames = {module_id: _frames(tree) for module_id, tree in self.config["modules"].items()}
+        total = self.builder.runtime["total_env_steps"]
+        return {module_id: total * own // sum(frames.values()) for module_id, own in frames.items()}
+
+    def _make(self, module_id: str, tree: Config, length: int) -> Member:
+        """All parts of a module, drawn from streams of its own."""
+        shared = self.builder.runtime
+        streams = Streams(stream_seed(shared["streams"].seed, "module", module_id))
+        builder = Builder(
+            streams=streams,
+            progress=Progress(frame_skip=shared["progress"].frame_skip),
+            total_env_steps=length,
+            device=shared["device"],
+            compile=shared["compile"],
+            run=None if shared["run"] is None else RunOfModule(shared["run"], module_id),
+        )
+        whole = {**tree, "device": shared["device"]}
+        with unchanged_globals():
+            streams.seed_globals("networks")
+            try:
+                _build(whole, builder, streams)
+            except (ConfigError, ValueError) as error:
+                raise ConfigError(f"module {module_id}: {error}") from error
+            except EnvFault as fault:
+                raise EnvFault(f"module {module_id}: {fault}") from fault
+        return Member(module_id, tree, builder)
+
+    def _put_together(self) -> None:
+        """The parts of all modules as the parts of one run."""
+        runtime, members = self.builder.runtime, self.members
+        self.collector = CollectorByModule(
+            {module_id: member.collector for module_id, member in members.items()}, runtime["progress"]
+        )
+        self.collector.members, self.collector.prepare = self._who, self._become
+        self.source = SourceByModule(
+            {module_id: member.source for module_id, member in members.items()},
+            lambda module_id: self.members[module_id].progress.env_steps,
+        )
+        evaluations = {module_id: member.evaluation for module_id, member in members.items()}
+        self.evaluation = EvaluationByModule(evaluations, self.config["evaluation"]["every"])
+        modules = {module_id: member.module for module_id, member in members.items()}
+        self.learner = Learner(modules, runtime["progress"], runtime["compile"], self._chosen()).build()
+        self.learner.is_keyed = True
+        runtime |= {"collector": self.collector, "source": self.source, "learner": self.learner}
+        runtime |= {"evaluation": self.evaluation, "roster": self}
+
+    def register(self, trainer: Any) -> None:
+        """Stand at every point of the loop, before the run's own hooks."""
+        self._trainer = trainer
+        for point, kind in POINTS.items():
+            if kind != "optimization":
+                trainer.register_op(point, AtPoint(self, point))
+        trainer.register_module("modules", self)
+        for member in self.members.values():
+            member.join(trainer)
+
+    def register_hook(self, member: Member, name: str) -> None:
+        """Build the hook of that name for a module, if it has one, and register it."""
+        own = member.config.get("learning") or {}
+        node = own.get(name) if name in own else (self.config["hooks"] or {}).get(name)
+        if node is None:
+            return
+        streams: Streams = member.builder.runtime["streams"]
+        with unchanged_globals():
+            streams.seed_globals(f"hook {name}")
+            hook = member.builder.build(node)
+        hook.register(member, name)
+        member.hooks[name] = self.hooks[f"{member.module_id}/{name}"] = hook
+
+    def call(self, point: str, *batches: TensorDictBase) -> Any:
+        """What the modules' hooks do at a point of the loop."""
+        if point == "process_optim_batch":
+            return self._draw(*batches)
+        if point == "batch_process":
+            return self._process(*batches)
+        if point == "pre_optim_steps":
+            for member in self.members.values():
+                member.optim_stopped = False
+        if point == "post_optim":
+            for member in self._updated():
+                member.progress.updates += 1
+        for module_id, member in list(self.members.items()):
+            self._call_one(point, module_id, member, *batches)
+        if point == "post_loss" and all(member.optim_stopped for member in self._updated()):
+            self._trainer.optim_stopped = True
+        return None
+
+    def _call_one(self, point: str, module_id: str, member: Member, *batches: TensorDictBase) -> None:
+        if batches and module_id not in batches[0].keys():
+            return  # it came later, or is not in this update
+        parts = [batch.get(module_id) for batch in batches]
+        if POINTS[point] == "log":
+            member.log(point, *parts)
+        elif point != "post_optim" or member.is_updated:
+            member.operate(point, *parts)
+
+    def _process(self, batch: TensorDictBase) -> TensorDictBase:
+        parts: dict[str, Any] = {
+            module_id: self.members[module_id].process("batch_process", part)
+            for module_id, part in parts_of(batch).items()
+        }
+        return TensorDict(parts, [])
+
+    def _draw(self, batch: TensorDictBase) -> TensorDictBase:
+        """A sub-batch of each module that takes part in this update."""
+        parts: dict[str, Any] = {}
+        for module_id, part in parts_of(batch).items():
+            member = self.members[module_id]
+            member.is_updated = member.is_warm and not member.optim_stopped
+            if member.is_updated:
+                parts[module_id] = member.process("process_optim_batch", part)
+        drawn = TensorDict(parts, [])
+        frozen = [one for one in parts if not self.learner.should_module_be_updated(one, drawn)]
+        for module_id in frozen:
+            self.members[module_id].is_updated = False
+        return drawn.exclude(*frozen) if frozen else drawn
+
+    def _updated(self) -> list[Member]:
+        return [member for member in self.members.values() if member.is_updated]
+
+    def schedule(self, point: str) -> str:
+        """The modules' operations at a point, by their names."""
+        named = {module_id: member.names(point) for module_id, member in self.members.items()}
+        return "; ".join(f"{module_id}: {', '.join(names)}" for module_id, names in named.items() if names)
+
+    def offer(self, hook: str, module_id: str, tree: Config, like: str | None) -> None:
+        """Let ``hook`` add a module later; what is wrong with it is found out now, by making one."""
+        if words := wrong_id(module_id):
+            raise ConfigError(f"hooks.{hook}.module_id: {words}")
+        trial = self._make(module_id, tree, 1)
+        try:
+            self.source.check(module_id, trial.source)
+            if like is not None:
+                self.check_known(like)
+        except ValueError as error:
+            raise ConfigError(f"hooks.{hook}: {error}") from error
+        finally:
+            trial.collector.shutdown()
+            trial.evaluation.close()
+        self.offers[hook] = Offer(module_id, tree, like)
+
+    def check_known(self, module_id: str) -> None:
+        """Raise ``ValueError`` for the id of a module that there neither is nor will be."""
+        known = [*self.config["modules"], *(offer.module_id for offer in self.offers.values())]
+        if module_id not in known:
+            raise ValueError(f"there is no module {module_id}; there are {', '.join(known)}")
+
+    def add(self, hook: str) -> None:
+        """Let the module that ``hook`` has offered take part from the next batch on."""
+        offer, runtime = self.offers[hook], self.builder.runtime
+        if offer.module_id in self.members:
+            raise ConfigError(f"hooks.{hook}: there is a module {offer.module_id} already, which was not removed")
+        if offer.like is not None and offer.like not in self.members:
+            raise ConfigError(f"hooks.{hook}: module {offer.like}, whose weights it is to begin with, was removed")
+        frames = _frames(offer.tree)
+        share = frames / (frames + sum(_frames(member.config) for member in self.members.values()))
+        left = runtime["total_env_steps"] - runtime["progress"].env_steps
+        member = self._insert(offer.module_id, offer.tree, Added(hook, max(int(left * share), 1)))
+        if offer.like is not None:
+            _begin_like(member, self.members[offer.like])
+        log.info("module %s takes part from %s on", offer.module_id, runtime["progress"].place_in_words)
+
+    def _insert(self, module_id: str, tree: Config, added: Added) -> Member:
+        member = self._make(module_id, tree, added.length)
+        self.source.add(module_id, member.source)
+        self.members[module_id], self._added[module_id] = member, added
+        self.learner.add_module(
+            module_id=module_id, module_spec=member.module, new_should_module_be_updated=self._chosen()
+        )
+        self.collector.add(module_id, member.collector)
+        self.evaluation.add(module_id, member.evaluation)
+        member.join(self._trainer)
+        for name in self.hook_names:
+            self.register_hook(member, name)
+        self.check(member)
+        return member
+
+    def remove(self, module_id: str) -> None:
+        """Let a module go with all that belongs to it."""
+        if module_id not in self.members:
+            raise ConfigError(f"hooks: module {module_id} is to be removed, and has not been there since it was last")
+        if len(self.members) == 1:
+            raise ConfigError(f"hooks: module {module_id} is the last one, and a run needs one")
+        self._take_out(module_id)
+        log.info("module %s takes part no more", module_id)
+
+    def _take_out(self, module_id: str) -> None:
+        member = self.members.pop(module_id)
+        self._added.pop(module_id, None)
+        member.close()
+        self.learner.remove_module(module_id, new_should_module_be_updated=self._chosen())
+        for composite in (self.collector, self.source, self.evaluation):
+            composite.remove(module_id)
+        for shown in (self.hooks, self._trainer.pbar_values):
+            for name in [name for name in shown if name.startswith(f"{module_id}/")]:
+                del shown[name]
+
+    def _chosen(self) -> Any:
+        """Which modules are trained, of those that there are."""
+        chosen = self.config.get("modules_to_train")
+        if isinstance(chosen, str):
+            return resolve_target(chosen)
+        return chosen if chosen is None else [one for one in chosen if one in self.members]
+
+    def _who(self) -> StateDict:
+        return {module_id: list(self._added.get(module_id, ())) for module_id in self.members}
+
+    def _become(self, saved: StateDict) -> None:
+        """Be those who took part in the run when it was saved."""
+        now = self._who()
+        for module_id in [one for one in now if saved.get(one) != now[one]]:
+            self._take_out(module_id)
+        for module_id in [one for one in saved if one not in self.members]:
+            self._bring_back(module_id, saved[module_id])
+
+    def _bring_back(self, module_id: str, entry: list[Any]) -> None:
+        if not entry and module_id in self.config["modules"]:
+            added, tree = Added("", self._lengths()[module_id]), self.config["modules"][module_id]
+        elif entry and entry[0] in self.offers and self.offers[entry[0]].module_id == module_id:
+            added, tree = Added(*entry), self.offers[entry[0]].tree
+        else:
+            words = f"the hook {entry[0]}, which this run does not have" if entry else "a configuration"
+            raise CheckpointError(f"module {module_id} came by {words}")
+        self._insert(module_id, tree, added)
+        if not entry:
+            del self._added[module_id]
+
+    def shutdown(self) -> None:
+        for member in self.members.values():
+            member.collector.shutdown()
+
+    def state_dict(self) -> StateDict:
+        """Of the modules' hooks."""
+        return {module_id: member.state_dict() for module_id, member in self.members.items()}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        self.learner.modules_to_train = self._chosen()  # what is configured now, and not what was
+        for module_id, member in self.members.items():
+            member.load_state_dict(state[module_id])
+
+
+class AtPoint:
+    """What stands for all modules' hooks at one point of the loop; shown by their names."""
+
+    def __init__(self, roster: Roster, point: str) -> None:
+        self.roster, self.point = roster, point
+
+    def __call__(self, *batches: TensorDictBase) -> Any:
+        return self.roster.call(self.point, *batches)
+
+    @property
+    def shown_as(self) -> str:
+        return self.roster.schedule(self.point) or "-"
+
+
+def _build(config: Config, builder: Builder, streams: Streams) -> None:
+    build_acting(config, builder, streams)
+    try:
+        build_learning(config, builder, streams, over_own_env_steps)
+        check_capacity(builder.runtime["source"], builder.runtime["collector"])
+    except BaseException:
+        builder.runtime["collector"].shutdown()
+        raise
+    builder.runtime["made"] = builder.runtime["learner"]
+
+
+def _begin_like(member: Member, other: Member) -> None:
+    """Give a module the weights of another, and of its targets; what moves them begins anew."""
+    try:
+        for name, network in member.module.networks.items():
+            network.load_state_dict(other.module.networks[name].state_dict())
+    except (KeyError, RuntimeError) as error:
+        words = f"module {member.module_id} cannot begin with the weights of {other.module_id}"
+        raise ConfigError(f"{words}: their networks are not alike") from error
+
+
+def _frames(tree: Config) -> int:
+    """Env steps of a batch, which say how fast a module plays."""
+    return int(tree["collector"].get("frames_per_batch") or 1)

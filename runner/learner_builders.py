@@ -1,0 +1,120 @@
+"""Learners from plain values, and modules that begin with what another run has learnt."""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn, optim
+
+from runner.checkpoint.store import CheckpointStore
+from runner.learner.approximation import Approximation
+from runner.learner.features import FeatureNetwork, is_shared
+from runner.learner.gradients import ClipBy, NonFinite
+from runner.learner.learner import Learner
+from runner.learner.module import DEFAULT_MODULE, Loss, ModuleConfig, ModuleSpec
+from runner.learner.optimization import NON_FINITE_LIMIT
+from runner.learner.precision import Precision
+from runner.learner.state import RL_MODULE
+from runner.learner.targets import TargetNetwork
+from runner.schedules import Schedule
+from runner.spec import CheckpointError, ConfigError, Progress
+from runner.types import Compile, OptimizationOptions, PositiveFloat, PositiveInt, PrecisionName, Wrapper
+
+
+def make_learner(
+    networks: Mapping[str, nn.Module],
+    loss: Loss,
+    optimizer: Callable[[Sequence[nn.Parameter]], optim.Optimizer],
+    scheduler: Schedule | None = None,
+    target_updater: TargetNetwork | None = None,
+    progress: Progress | None = None,
+    clip: PositiveFloat | None = None,
+    clip_by: ClipBy = "global_norm",
+    loss_weights: dict[str, float] | None = None,
+    update_every: PositiveInt = 1,
+    non_finite: NonFinite = "raise",
+    non_finite_limit: PositiveInt | None = NON_FINITE_LIMIT,
+    precision: PrecisionName = "fp32",
+    compile: Compile = "trace",
+    optimizations: dict[str, OptimizationOptions] | None = None,
+    generator: torch.Generator | None = None,
+    kind: Wrapper | None = None,
+    restore: dict[str, str] | None = None,
+    run: Any = None,
+) -> Learner:
+    """A learner with one module: all of ``networks`` moved by one optimizer, or by one for each stage of the loss.
+
+    Args:
+        networks: by name; those that ``loss.targets`` names are each followed by a copy of ``target_updater``.
+        optimizer: makes the optimizer from the parameters.
+        scheduler: learning rate over env steps.
+        clip, clip_by: largest gradient, and of what.
+        loss_weights: by loss term.
+        update_every: apply in every n-th update.
+        non_finite: what to do about gradients that are no numbers.
+        non_finite_limit: end the run after so many skipped or zeroed updates in a row.
+        precision: in which updates call the networks.
+        compile: how updates are computed.
+        optimizations: what one of several does otherwise, by the name of the loss's stage.
+        generator: for the noise of losses that need some.
+        kind: a subclass of :class:`Learner` with methods of its own, called with the modules.
+        restore: by module id, the folder of a run whose weights it begins with; see :func:`restore_module`.
+        run: the run's folder; one that has come somewhere restores nothing but its own checkpoints.
+    """
+    followed = getattr(loss, "targets", ()) if target_updater else ()
+
+    def wrapped() -> dict[str, Approximation]:
+        """The networks, with a target of its own for each that has one."""
+        return {
+            name: (FeatureNetwork if is_shared(model, networks) else Approximation)(
+                model, name=name, target=deepcopy(target_updater) if name in followed else None
+            )
+            for name, model in networks.items()
+        }
+
+    config = ModuleConfig(
+        optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite, non_finite_limit,
+        None, optimizations or {},
+    )  # fmt: skip
+    spec = ModuleSpec(wrapped, loss, config, generator)
+    learner = (kind or Learner)({DEFAULT_MODULE: spec})
+    if not isinstance(learner, Learner):
+        raise ConfigError(f"learner.kind: a {type(learner).__name__} is no runner.learner.learner.Learner")
+    learner.progress, learner.compile = progress or learner.progress, compile
+    learner.precision = Precision(precision)
+    learner.build()
+    has_begun = bool(getattr(run, "record", {}).get("progress"))
+    for module_id, path in {} if has_begun else (restore or {}).items():
+        restore_module(learner, module_id, path)
+    return learner
+
+
+def restore_module(learner: Learner, module_id: str, path: str | Path) -> None:
+    """Give a module the weights, and targets, that one of another run has saved; nothing else changes.
+
+    Args:
+        path: a run's folder, or one of its checkpoints. Where it has several modules, the one of the same id.
+
+    Raises:
+        ConfigError: where there is no such module, or no good checkpoint of one with the same networks.
+    """
+    asked = f"learner.restore.{module_id}={path}"
+    if module_id not in learner.module:
+        raise ConfigError(f"{asked}: this run has no such module; it has {', '.join(learner.module)}")
+    folder, take = Path(path), None
+    if folder.parent.name == "ckpt":
+        folder, take = folder.parent.parent, folder.name
+    if not folder.is_dir():
+        raise ConfigError(f"{asked}: there is no such folder")
+    try:
+        state, _ = CheckpointStore(run=folder).load(take=take)
+        saved = state["learner"][RL_MODULE]
+        only = next(iter(saved)) if len(saved) == 1 else module_id
+        if only not in saved:
+            raise ConfigError(f"{asked}: that run has no such module; it has {', '.join(saved)}")
+        learner.set_state({RL_MODULE: {module_id: saved[only]}})
+    except (CheckpointError, KeyError, RuntimeError) as error:  # torch says with the last where shapes differ
+        words = str(error).replace("\n", " ")
+        raise ConfigError(f"{asked}: its weights do not fit: {words}") from error

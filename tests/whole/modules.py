@@ -1,0 +1,56 @@
+"""Runs of several modules for tests: small ones of two tasks."""
+
+from typing import Any
+
+import torch
+
+from runner.config.arguments import parse_arguments
+from runner.config.assemble import Experiment, assemble
+from runner.config.check import check
+from tests.whole.runs import ANY, ON_POLICY, SHORT
+
+NAMED = "learner.modules={left: {}, right: {env: {kwargs: {task: right}}}}"
+SMALL = (
+    "env=two_tasks", "total_frames=1200", "source.warmup=100", "source.capacity=400", "evaluation.every.env_steps=400",
+    "checkpoint.every.env_steps=200",
+)  # fmt: skip
+KINDS = ("off_policy", "on_policy")
+
+
+def compose_modules(*overrides: str, kind: str = "off_policy", modules: str = NAMED) -> dict[str, Any]:
+    """The configuration of a small run; ``kind`` says whether it replays."""
+    if kind == "off_policy":
+        return check(parse_arguments([*SHORT, *SMALL, modules, *overrides])).config
+    of_all = [one for one in SMALL if not one.startswith("source.")]
+    return check(parse_arguments([*ANY, *ON_POLICY, *of_all, "env.num_envs=2", modules, *overrides])).config
+
+
+def built(config: dict[str, Any]) -> Experiment:
+    torch.set_num_threads(config["threads"])
+    return assemble(config)
+
+
+def trained(config: dict[str, Any]) -> Experiment:
+    """A run that has come to its end."""
+    experiment = built(config)
+    experiment.trainer.train()
+    close(experiment)
+    return experiment
+
+
+def close(experiment: Experiment) -> None:
+    for member in experiment.modules.values():
+        member.environment.guard.watch.stop()
+
+
+def learnt(experiment: Experiment, module_id: str) -> dict[str, Any]:
+    """All that a module has come to, as a checkpoint has it, but for how the run counts."""
+    member = experiment.modules[module_id]
+    return {
+        "networks": {name: network.state_dict() for name, network in member.module.networks.items()},
+        "optimizations": {one.name: one.state_dict() for one in member.module.optimizations},
+        "collector": member.collector.state_dict(),
+        "source": member.source.state_dict(),
+        "progress": member.progress.state_dict(),
+        "hooks": member.state_dict(),
+    }

@@ -1,0 +1,231 @@
+"""Several modules in one run: each learns as if it were alone, may be frozen, may come later and go earlier."""
+
+import copy
+import json
+
+import pytest
+import torch
+
+from runner.config import experiment as running
+from runner.config.experiment import run_experiment
+from runner.spec import CheckpointError, ConfigError, EnvFault
+from tests.whole.children import fork
+from tests.whole.modules import KINDS, built, close, compose_modules, learnt, trained
+from tests.whole.runs import differences, end_of, rows_of
+
+LEFT = "learner.modules={left: {}}"
+COMES = ("hooks=[default,add_module]", "hooks.add_module.at.env_steps=400")
+GOES = ("hooks=[default,remove_module]", "hooks.remove_module.at.env_steps=600",
+        "hooks.remove_module.module_id=right")  # fmt: skip
+BOTH = ("hooks=[default,add_module,remove_module]", *COMES[1:], *GOES[1:])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_module_learns_and_is_logged_and_counted_by_itself(kind, tmp_path):
+    config, folder = compose_modules(kind=kind), tmp_path / "run"
+    before = built(config)
+    child = fork(config, folder)
+    assert child.wait() == 0, child.output()
+    last = json.loads((folder / "run.json").read_text())
+    assert last["progress"]["env_steps"] == 1200
+    names = {name for row in rows_of(folder) for name, value in row.items() if value}
+    for module_id in ("left", "right"):
+        for name in ("train/return_mean", "lr/default"):
+            assert f"{module_id}/{name}" in names
+        assert any(name.startswith(f"{module_id}/loss/") for name in names)
+    metrics = last["metrics"]
+    assert metrics["eval/return_mean"] == (metrics["eval/left/return_mean"] + metrics["eval/right/return_mean"]) / 2
+    assert f"{'left':<9} " in child.output()
+    after = trained(config)
+    for module_id in ("left", "right"):
+        assert after.modules[module_id].progress.env_steps == 600
+        assert differences(learnt(before, module_id)["networks"], learnt(after, module_id)["networks"])
+    close(before)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_learns_the_same_bits_whichever_others_there_are(kind):
+    both = trained(compose_modules(kind=kind))
+    alone = trained(compose_modules("total_frames=600", kind=kind, modules=LEFT))
+    assert differences(learnt(both, "left"), learnt(alone, "left")) == []
+    turned = "learner.modules={right: {env: {kwargs: {task: right}}}, left: {}}"
+    assert (
+        differences(learnt(both, "right"), learnt(trained(compose_modules(kind=kind, modules=turned)), "right")) == []
+    )
+
+
+def test_two_modules_of_the_same_settings_are_not_the_same():
+    one = trained(compose_modules(modules="learner.modules={left: {}, other: {}}"))
+    assert differences(learnt(one, "left")["networks"], learnt(one, "other")["networks"])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_frozen_module_keeps_its_bits_while_it_plays_and_is_evaluated(kind):
+    config = compose_modules("learner.modules_to_train=[left]", kind=kind)
+    before, after = built(config), trained(config)
+    frozen, once = learnt(after, "right"), learnt(before, "right")
+    assert differences(frozen["networks"], once["networks"]) == []
+    assert frozen["progress"]["env_steps"] == 600
+    assert frozen["progress"]["updates"] == 0
+    assert set(after.evaluation.run().parts) == {"left", "right"}
+    all_trained = trained(compose_modules(kind=kind))
+    assert differences(learnt(after, "left"), learnt(all_trained, "left")) == []
+    close(before)
+
+
+def only_right(module_id, batch):
+    return module_id == "right" and "right" in batch.keys()
+
+
+def test_a_function_says_which_modules_are_trained():
+    selected = f"learner.modules_to_train={__name__}.only_right"
+    after = trained(compose_modules(selected))
+    assert after.modules["left"].progress.updates == 0
+    assert after.modules["right"].progress.updates > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_that_comes_in_mid_run_learns_and_changes_no_bit_of_the_others(kind):
+    with_third = trained(compose_modules(*COMES, "total_frames=1600", kind=kind))
+    assert list(with_third.modules) == ["left", "right", "another"]
+    steps = {module_id: one.progress.env_steps for module_id, one in with_third.modules.items()}
+    assert steps["left"] == steps["right"] == steps["another"] + 200
+    assert with_third.modules["another"].progress.updates > 0
+    without = trained(compose_modules(f"total_frames={2 * steps['left']}", kind=kind, **_scheduled_as(1600)))
+    for module_id in ("left", "right"):
+        assert differences(learnt(with_third, module_id), learnt(without, module_id)) == []
+
+
+def _scheduled_as(frames):
+    """Two modules whose learning rates fall as in a run of so many frames."""
+    each = frames // 2
+    return {"modules": f"learner.modules={{left: {{scheduler: {{env_steps: {each}}}}}, "
+                       f"right: {{scheduler: {{env_steps: {each}}}, env: {{kwargs: {{task: right}}}}}}}}"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_module_that_goes_is_gone_and_changes_no_bit_of_the_other(kind):
+    after = trained(compose_modules(*GOES, kind=kind))
+    assert list(after.modules) == ["left"]
+    assert after.modules["left"].progress.env_steps == 900
+    state = after.trainer.state_dict()
+    assert list(state["learner"]["rl_module"]) == ["left"]
+    assert list(state["source"]) == list(state["modules"]) == ["left"]
+    assert not [name for name in after.hooks if name.startswith("right/")]
+    alone = trained(compose_modules("total_frames=900", kind=kind, modules="learner.modules={left: {scheduler: "
+                                                                           "{env_steps: 600}}}"))  # fmt: skip
+    assert differences(learnt(after, "left"), learnt(alone, "left")) == []
+
+
+def test_an_id_that_comes_again_begins_anew():
+    again = ("hooks.add_module.module_id=right", "hooks.add_module.at.env_steps=1200")
+    config = compose_modules(*BOTH, *again, "hooks.add_module.overrides.env.kwargs.task=right")
+    before, after = built(config), trained(config)
+    fresh, once = learnt(after, "right"), learnt(before, "right")
+    for part in ("networks", "optimizations", "source", "progress"):
+        assert differences(fresh[part], once[part]) == []
+    close(before)
+
+
+def test_a_module_may_begin_with_the_weights_of_another():
+    config = compose_modules(*COMES, "hooks.add_module.like=left", "hooks.add_module.at.env_steps=1190")
+    after = trained(config)
+    assert differences(learnt(after, "another")["networks"], learnt(after, "left")["networks"]) == []
+    ours = after.modules["another"].module.networks["q"].model
+    assert ours is not after.modules["left"].module.networks["q"].model
+
+
+def test_weights_that_do_not_fit_are_refused_in_one_line():
+    config = compose_modules(*COMES, "hooks.add_module.like=left", "hooks.add_module.overrides.network.hidden=[8]")
+    experiment = built(config)
+    with pytest.raises(ConfigError, match="another cannot begin with the weights of left: their networks are not ali"):
+        experiment.trainer.train()
+    close(experiment)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_stopped_before_between_and_after_who_comes_and_goes_ends_as_one_never_stopped(kind, tmp_path):
+    config = compose_modules(*BOTH, "loss.gamma=0.9", "scheduler=linear", kind=kind)
+    whole = tmp_path / "whole"
+    assert fork(config, whole).wait() == 0
+    state = end_of(config, whole)["state"]
+    assert list(state["source"]) == ["left", "another"]
+    resumed = tmp_path / "resumed"
+    for env_steps in (200, 500, 800):
+        prepared = copy.deepcopy(config)
+        child = fork(prepared, resumed, lambda env_steps=env_steps: _stop_at(env_steps))
+        assert child.wait() == 75, child.output()
+    assert fork(config, resumed).wait() == 0
+    assert differences(end_of(config, resumed), end_of(config, whole)) == []
+
+
+def _stop_at(env_steps):
+    """Let the trainer of this process stop as if it were told to by a signal once it is there."""
+    at_safe_point = running._at_safe_point
+
+    def stopping(trainer, run, signals, mlflow):
+        if trainer.progress.env_steps >= env_steps:
+            signals._reason = "SIGTERM"
+        return at_safe_point(trainer, run, signals, mlflow)
+
+    running._at_safe_point = stopping
+
+
+def test_a_checkpoint_with_a_module_that_nobody_adds_is_refused_in_one_line(tmp_path):
+    config, folder = compose_modules(*COMES), tmp_path / "run"
+    assert fork(config, folder).wait() == 0
+    without = compose_modules("total_frames=2400")
+    with pytest.raises(CheckpointError, match="no checkpoint in"):
+        run_experiment(without, folder, resume=True)
+
+
+def test_a_module_stops_early_by_its_own_divergence():
+    modules = (
+        "learner.modules={left: {learning: {kl_stop: {limit: 1e-9}}, optimizer: {lr: 0.01}}, "
+        "right: {learning: {kl_stop: {limit: 1e6}}}}"
+    )
+    config = compose_modules("learning=[gae,on_policy,kl_stop]", kind="on_policy", modules=modules)
+    after = trained(config)
+    updates = {module_id: one.progress.updates for module_id, one in after.modules.items()}
+    assert updates["right"] == after.trainer.progress.updates == 600 // 20 * 4
+    assert 600 // 20 <= updates["left"] <= 600 // 20 * 2.2
+
+
+def test_the_learning_rate_of_each_module_follows_its_own_schedule_over_its_own_steps():
+    rates = "{left: {optimizer: {lr: 0.5}}, right: {scheduler: {env_steps: 1200}, optimizer: {lr: 0.25}}}"
+    experiment = built(compose_modules(modules=f"learner.modules={rates}"))
+    for member, env_steps in zip(experiment.modules.values(), (150, 300), strict=True):
+        member.progress.env_steps = env_steps
+    row = experiment.trainer.learner.row_metrics()
+    assert row["left/lr/default"] == pytest.approx(0.5 * (1 - 150 / 600))
+    assert row["right/lr/default"] == pytest.approx(0.25 * (1 - 300 / 1200))
+    close(experiment)
+
+
+def test_modules_that_make_different_numbers_of_updates_are_refused_while_building():
+    modules = "learner.modules={left: {}, right: {source: {optim_steps: 3}}}"
+    with pytest.raises(ValueError, match=r"modules left and right are updated together: 1 updates .* are not 3"):
+        built(compose_modules(modules=modules))
+
+
+def test_what_a_part_of_a_module_refuses_is_said_with_the_modules_name():
+    modules = "learner.modules={left: {}, right: {env: {kwargs: {task: up}}}}"
+    with pytest.raises(EnvFault, match=r"module right: env 0, .* env.kwargs.task=up: there are left and right"):
+        built(compose_modules(modules=modules))
+
+
+def test_a_hook_that_comes_and_goes_is_refused_where_there_is_one_agent():
+    config = compose_modules(*COMES, modules="learner.modules={}")
+    with pytest.raises(ConfigError, match="add_module: this run has one agent"):
+        built(config)
+
+
+def test_one_named_module_is_written_as_one_of_many():
+    after = trained(compose_modules("total_frames=600", modules=LEFT))
+    assert list(after.trainer.state_dict()["learner"]["rl_module"]) == ["left"]
+    assert "left/lr/default" in after.trainer.learner.row_metrics()
+
+
+def test_the_process_wide_generators_are_left_alone_by_who_comes_and_goes():
+    plain, moved = trained(compose_modules()), trained(compose_modules(*BOTH))
+    assert torch.equal(plain.trainer.state_dict()["streams"]["torch"], moved.trainer.state_dict()["streams"]["torch"])
