@@ -73,7 +73,7 @@ class Learner(Updates):
         if self.is_built:
             return self
         if self.precision.name == "fp16" and self.compile == "update":
-            raise ConfigError("precision=fp16 needs another loss scale now and then: use compile=trace, not update")
+            raise ConfigError("learner.precision=fp16 has no scale that stays: use compile=trace, not update")
         self.is_keyed = len(self._given) > 1
         for module_id, given in self._given.items():
             check_module_id(module_id)

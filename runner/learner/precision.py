@@ -91,6 +91,8 @@ class InHalf:
         return output.float() if output.dtype is self.dtype else output
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name in ("network", "_of"):  # of a copy that has nothing yet
+            raise AttributeError(name)
         part = getattr(self.network, name)
         return self._of(part) if name in self.PARTS else part
 

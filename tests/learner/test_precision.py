@@ -1,6 +1,7 @@
 """Networks in bf16 and fp16, and the scaler of the latter, which is torch's to the bit."""
 
 from collections import namedtuple
+from copy import deepcopy
 
 import pytest
 import torch
@@ -228,6 +229,26 @@ def test_a_network_computes_in_half_and_answers_in_full(name):
     assert network.layer.weight.grad.dtype is torch.float32
     torch.testing.assert_close(output, network(torch.ones(1, 3)), atol=0.01, rtol=0.01)
     assert not torch.equal(output, network(torch.ones(1, 3)))
+
+
+def test_a_copy_has_a_network_of_its_own():
+    half = Precision("bf16").of(Probe(), "cpu")
+    copy = deepcopy(half)
+    assert copy.network is not half.network
+    assert torch.equal(copy(torch.ones(1, 3)), half(torch.ones(1, 3)))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("name", HALVES)
+def test_a_network_on_a_gpu_computes_in_half_and_is_unscaled_there(name):
+    network = Probe().cuda()
+    half, scaler = Precision(name).of(network, "cuda"), LossScaler()
+    loss = half(torch.ones(1, 3, device="cuda")).sum()
+    gradients = torch.autograd.grad(scaler.scaled(loss), list(network.parameters()))
+    assert network.seen == [HALVES[name]]
+    assert scaler.unscale(gradients).item() == 0.0
+    scaler.update()
+    torch.testing.assert_close(gradients[1], torch.ones(2, device="cuda"))
 
 
 Pair = namedtuple("Pair", "one two")

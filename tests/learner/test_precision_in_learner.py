@@ -256,6 +256,24 @@ def test_a_ready_loss_module_is_called_in_half_too():
     assert losses["loss_value"].dtype is torch.float32
 
 
+def test_a_loss_that_a_network_brings_along_is_computed_in_half_too():
+    class Curious(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.seen = nn.Linear(4, 1), None
+
+        def compute_self_supervised_loss(self, data):
+            values = self.layer(data["observation"])
+            self.seen = values.dtype
+            return {"loss_own": values.mean()}
+
+    network = Curious()
+    optimization = Optimization(optim.SGD(network.parameters(), lr=0.1))
+    learner = Learner(Module({"curious": Approximation(network)}, None, (optimization,)), precision="bf16").build()
+    assert learner.compute_losses(batch(0))["loss_own"].dtype is torch.float32
+    assert network.seen is torch.bfloat16
+
+
 def test_compiled_updates_with_a_loss_scale_are_refused():
     with pytest.raises(ConfigError, match=r"precision=fp16 .* use compile=trace"):
         learner_of("fp16", "update")
