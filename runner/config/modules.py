@@ -20,7 +20,7 @@ GROUPS = (
 """What a module has of its own; all else belongs to the run."""
 OF_THE_RUN = ("modules", SELECTOR)
 """What the learner has besides what is said of each module."""
-NOT_OF_MODULES = (*OF_THE_RUN, "kind", "restore")
+NOT_OF_MODULES = (*OF_THE_RUN, "kind", "restore", "precision")
 """What no module has of its own: there is one learner, and ``restore`` says it by their ids."""
 OVERRIDES = "overrides"
 ADDS = "hooks.add_module.AddModule"

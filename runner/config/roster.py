@@ -17,6 +17,7 @@ from runner.data.by_module import SourceByModule
 from runner.evaluation import EvaluationByModule
 from runner.hook import TrainerHookBase
 from runner.learner.learner import Learner
+from runner.learner.precision import Precision
 from runner.points import POINTS
 from runner.schedules import over_own_env_steps
 from runner.seeding import Streams, stream_seed, unchanged_globals
@@ -125,7 +126,7 @@ class Roster:
         if not isinstance(learner, Learner):
             raise ConfigError(f"learner.kind: a {type(learner).__name__} is no runner.learner.learner.Learner")
         learner.progress, learner.compile = runtime["progress"], runtime["compile"]
-        learner.modules_to_train = self._chosen()
+        learner.precision, learner.modules_to_train = Precision(options.get("precision", "fp32")), self._chosen()
         learner.build().is_keyed = True
         has_begun = bool(getattr(runtime["run"], "record", {}).get("progress"))
         for module_id, path in {} if has_begun else (options.get("restore") or {}).items():

@@ -243,6 +243,14 @@ def test_all_modules_are_in_one_learner_of_the_kind_that_is_wanted():
     assert differences(learnt(after, "left"), learnt(plain, "left")) == []
 
 
+def test_all_modules_are_updated_in_the_precision_of_the_run():
+    config = compose_modules("learner.precision=fp16", *COMES)
+    learner = trained(config).trainer.learner
+    scalers = {id(one.scaler) for module in learner.modules.values() for one in module.optimizations}
+    assert scalers == {id(learner.precision.scaler)}
+    assert learner.row_metrics()["train/loss_scale"] >= 1
+
+
 def test_a_module_may_begin_with_the_weights_that_it_had_in_another_run(tmp_path):
     config, folder = compose_modules(), tmp_path / "run"
     child = fork(config, folder)
