@@ -25,6 +25,10 @@ class Builder:
             return None
         return self._call(node, more)()
 
+    def build_later(self, node: Mapping[str, Any] | None) -> partial[Any] | None:
+        """What builds ``node`` once it is called with the first argument of its target."""
+        return None if node is None else self._call(node, {})
+
     def _call(self, node: Mapping[str, Any], more: Mapping[str, Any]) -> partial[Any]:
         """The target with its arguments, not called yet; it can be pickled where they can."""
         target = node["_target_"]

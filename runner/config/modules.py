@@ -20,6 +20,8 @@ GROUPS = (
 """What a module has of its own; all else belongs to the run."""
 OF_THE_RUN = ("modules", SELECTOR)
 """What the learner has besides what is said of each module."""
+NOT_OF_MODULES = (*OF_THE_RUN, "kind", "restore", "precision")
+"""What no module has of its own: there is one learner, and ``restore`` says it by their ids."""
 OVERRIDES = "overrides"
 ADDS = "hooks.add_module.AddModule"
 """The hook whose ``overrides`` are those of a module, too."""
@@ -58,7 +60,7 @@ def _module(plain: Mapping[str, Any], own: Mapping[str, Any], key: str) -> dict[
     inherited: dict[str, Any] = {group: plain.get(group) for group in GROUPS}
     learner, learning = inherited["learner"], inherited["learning"]
     if isinstance(learner, Mapping):
-        inherited["learner"] = {name: value for name, value in learner.items() if name not in OF_THE_RUN}
+        inherited["learner"] = {name: value for name, value in learner.items() if name not in NOT_OF_MODULES}
     if isinstance(learning, Mapping):  # a hook that adds modules is the run's, and not one of theirs
         inherited["learning"] = {name: hook for name, hook in learning.items() if lookup(hook, TARGET) != ADDS}
     return {str(name): value for name, value in _merged(inherited, own, "", key).items()}

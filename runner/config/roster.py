@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from tensordict import TensorDict, TensorDictBase
 
+from runner.builders import restore_module
 from runner.collectors.by_module import CollectorByModule
 from runner.config.build import Builder
 from runner.config.member import Member, RunOfModule
@@ -16,6 +17,7 @@ from runner.data.by_module import SourceByModule
 from runner.evaluation import EvaluationByModule
 from runner.hook import TrainerHookBase
 from runner.learner.learner import Learner
+from runner.learner.precision import Precision
 from runner.points import POINTS
 from runner.schedules import over_own_env_steps
 from runner.seeding import Streams, stream_seed, unchanged_globals
@@ -112,11 +114,24 @@ class Roster:
         )
         evaluations = {module_id: member.evaluation for module_id, member in members.items()}
         self.evaluation = EvaluationByModule(evaluations, self.config["evaluation"]["every"])
-        modules = {module_id: member.module for module_id, member in members.items()}
-        self.learner = Learner(modules, runtime["progress"], runtime["compile"], self._chosen()).build()
-        self.learner.is_keyed = True
+        self.learner = self._make_learner()
         runtime |= {"collector": self.collector, "source": self.source, "learner": self.learner}
         runtime |= {"evaluation": self.evaluation, "roster": self}
+
+    def _make_learner(self) -> Learner:
+        """One learner of all modules, of the kind that is wanted."""
+        runtime, options = self.builder.runtime, self.config["learner"]
+        kind = self.builder.build_later(options.get("kind")) or Learner
+        learner = kind({module_id: member.module for module_id, member in self.members.items()})
+        if not isinstance(learner, Learner):
+            raise ConfigError(f"learner.kind: a {type(learner).__name__} is no runner.learner.learner.Learner")
+        learner.progress, learner.compile = runtime["progress"], runtime["compile"]
+        learner.precision, learner.modules_to_train = Precision(options.get("precision", "fp32")), self._chosen()
+        learner.build().is_keyed = True
+        has_begun = bool(getattr(runtime["run"], "record", {}).get("progress"))
+        for module_id, path in {} if has_begun else (options.get("restore") or {}).items():
+            restore_module(learner, module_id, path)
+        return learner
 
     def register(self, trainer: Any) -> None:
         """Stand at every point of the loop, before the run's own hooks."""
@@ -330,6 +345,8 @@ class AtPoint:
 def _build(config: Config, builder: Builder, streams: Streams) -> None:
     build_acting(config, builder, streams)
     try:
+        if not builder.runtime["collector"].frames_per_batch:
+            raise ConfigError("collector: it plays nothing, and several modules learn from what they play")
         build_learning(config, builder, streams, over_own_env_steps)
         check_capacity(builder.runtime["source"], builder.runtime["collector"])
     except BaseException:

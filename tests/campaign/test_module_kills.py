@@ -19,10 +19,10 @@ def with_modules(overrides):
 
 
 class Modules(Kind):
-    """Two that replay, with targets that are copied; another one comes, and the right one goes."""
+    """Two that replay, with scaled losses and targets that are copied; another one comes, and the right one goes."""
 
     def overrides(self):
-        return with_modules(super().overrides())
+        return [*with_modules(super().overrides()), "learner.precision=fp16"]
 
 
 class OnPolicyModules(OnPolicy):

@@ -3,10 +3,12 @@
 from typing import Any
 
 import torch
+from tensordict import TensorDictBase
 
 from runner.config.arguments import parse_arguments
 from runner.config.assemble import Experiment, assemble
 from runner.config.check import check
+from runner.learner.learner import Learner
 from tests.whole.runs import ANY, ON_POLICY, SHORT
 
 NAMED = "learner.modules={left: {}, right: {env: {kwargs: {task: right}}}}"
@@ -15,6 +17,18 @@ SMALL = (
     "checkpoint.every.env_steps=200",
 )  # fmt: skip
 KINDS = ("off_policy", "on_policy")
+
+
+class CountingLearner(Learner):
+    """A learner of a user's own."""
+
+    def __init__(self, modules: Any, step: int = 1) -> None:
+        super().__init__(modules)
+        self.step_size, self.counted = step, 0
+
+    def compute_losses(self, batch: TensorDictBase) -> TensorDictBase:
+        self.counted += self.step_size
+        return super().compute_losses(batch)
 
 
 def compose_modules(*overrides: str, kind: str = "off_policy", modules: str = NAMED) -> dict[str, Any]:

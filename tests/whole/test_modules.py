@@ -7,10 +7,15 @@ import pytest
 import torch
 
 from runner.config import experiment as running
+from runner.config.arguments import parse_arguments
+from runner.config.check import check
 from runner.config.experiment import run_experiment
+from runner.config.export import export_run
+from runner.config.summary import explain_schedule
+from runner.envs.two_tasks import TwoTasks
 from runner.spec import CheckpointError, ConfigError, EnvFault
-from tests.whole.children import fork
-from tests.whole.modules import KINDS, built, close, compose_modules, learnt, trained
+from tests.whole.children import fork, spawn
+from tests.whole.modules import KINDS, NAMED, built, close, compose_modules, learnt, trained
 from tests.whole.runs import differences, end_of, rows_of
 
 LEFT = "learner.modules={left: {}}"
@@ -54,9 +59,10 @@ def test_a_module_learns_the_same_bits_whichever_others_there_are(kind):
     )
 
 
-def test_two_modules_of_the_same_settings_are_not_the_same():
-    one = trained(compose_modules(modules="learner.modules={left: {}, other: {}}"))
-    assert differences(learnt(one, "left")["networks"], learnt(one, "other")["networks"])
+def test_two_modules_of_the_same_settings_begin_with_other_weights():
+    experiment = built(compose_modules(modules="learner.modules={left: {}, other: {}}"))
+    assert len(differences(learnt(experiment, "left")["networks"], learnt(experiment, "other")["networks"])) > 2
+    close(experiment)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -229,3 +235,76 @@ def test_one_named_module_is_written_as_one_of_many():
 def test_the_process_wide_generators_are_left_alone_by_who_comes_and_goes():
     plain, moved = trained(compose_modules()), trained(compose_modules(*BOTH))
     assert torch.equal(plain.trainer.state_dict()["streams"]["torch"], moved.trainer.state_dict()["streams"]["torch"])
+
+
+def test_all_modules_are_in_one_learner_of_the_kind_that_is_wanted():
+    after = trained(compose_modules("learner.kind={_target_: tests.whole.modules.CountingLearner, step: 2}"))
+    assert after.trainer.learner.counted == 2 * after.trainer.progress.updates > 0
+    plain = trained(compose_modules())
+    assert differences(learnt(after, "left"), learnt(plain, "left")) == []
+
+
+def test_all_modules_are_updated_in_the_precision_of_the_run():
+    config = compose_modules("learner.precision=fp16", *COMES)
+    learner = trained(config).trainer.learner
+    scalers = {id(one.scaler) for module in learner.modules.values() for one in module.optimizations}
+    assert scalers == {id(learner.precision.scaler)}
+    assert learner.row_metrics()["train/loss_scale"] >= 1
+
+
+def test_a_module_may_begin_with_the_weights_that_it_had_in_another_run(tmp_path):
+    config, folder = compose_modules(), tmp_path / "run"
+    child = fork(config, folder)
+    assert child.wait() == 0, child.output()
+    later = built(compose_modules("seed=7", f"learner.restore={{right: {folder}}}"))
+    fresh, before = built(compose_modules("seed=7")), trained(config)
+    assert differences(learnt(later, "right")["networks"], learnt(before, "right")["networks"]) == []
+    assert differences(learnt(later, "left")["networks"], learnt(fresh, "left")["networks"]) == []
+    close(later)
+    close(fresh)
+
+
+def test_the_policy_of_each_module_can_be_exported(tmp_path):
+    folder = tmp_path / "run"
+    argv = ["env=two_tasks", "total_frames=200", "logger=null", "~hooks.progress_bar", "network.hidden=[8]"]
+    assert spawn([*argv, NAMED, "evaluation.final_episodes=1"], folder).wait() == 0
+    export_run(folder, tmp_path / "left.pt2", "left")
+    act = torch.export.load(tmp_path / "left.pt2").module()
+    assert act(torch.zeros(3, 2)).shape == (3,)
+    for module_id, words in (("up", "has the modules left, right"), (None, "--module left")):
+        with pytest.raises(ConfigError, match=words):
+            export_run(folder, tmp_path / "none.pt2", module_id)
+
+
+def test_a_run_of_several_modules_explains_each_of_them():
+    config = compose_modules("learning=[off_policy,reward_normalizer]")
+    shown = explain_schedule(config, built(config))
+    for words in (
+        "left: hookline/TwoTasks-v0 x 1 in this process",
+        "right/q: 371 parameters",
+        "1,200 frames in 60 batches of 20 env steps",
+        "51 updates, after a warm-up of 200 env steps",
+        "left: ReplayBufferTrainer.extend, RewardNormalizer.update_reward_stats; right: Replay",
+    ):
+        assert words in shown
+
+
+@pytest.mark.slow
+def test_both_modules_reach_95_percent_of_what_can_be_reached(record_property):
+    experiment = trained(check(parse_arguments(["experiment=two_tasks", "~hooks.progress_bar"])).config)
+    found = experiment.evaluation.run("final_evaluation").parts
+    for module_id, push in {"left": 0, "right": 2}.items():
+        seeds = [experiment.evaluation.parts[module_id].seed_of("final_evaluation", number) for number in range(20)]
+        best = sum(all_the_way(module_id, push, seed) for seed in seeds) / len(seeds)
+        record_property("note", f"two tasks: {module_id} {found[module_id].returns.mean():.2f} of {best:.2f}")
+        assert found[module_id].returns.mean() >= 0.95 * best
+
+
+def all_the_way(task, push, seed):
+    """The return of pushing towards the goal all the time, which is optimal."""
+    env, total, is_there = TwoTasks(task), 0.0, False
+    env.reset(seed=seed)
+    while not is_there:
+        _, reward, is_there, _, _ = env.step(push)
+        total += reward
+    return total
