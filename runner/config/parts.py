@@ -6,7 +6,7 @@ from typing import Any
 from runner.builders import acting_network, make_policy
 from runner.config.build import Builder
 from runner.envs.vector import Environment
-from runner.learner.module import ModuleLoss
+from runner.learner.module import ModuleLoss, loss_names
 from runner.learner.optimization import Optimization
 from runner.policy import distribution_of
 from runner.schedules import Schedule, on_the_axis_of
@@ -60,7 +60,7 @@ def check_capacity(source: Any, collector: Any) -> None:
 
 def _check_loss_weights(weights: Mapping[str, float] | None, loss: Any) -> None:
     """Find out now, not at the first update, if there is a weight for a term that the loss does not have."""
-    terms = list(getattr(loss, "terms", ()))
+    terms = loss_names(loss)
     unknown = [name for name in weights or () if name not in terms]
     if unknown and not isinstance(loss, ModuleLoss):  # whose terms nobody knows before it is called
         raise ConfigError(f"learner.loss_weights.{unknown[0]}: the loss has no such term; it has {', '.join(terms)}")

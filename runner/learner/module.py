@@ -40,6 +40,12 @@ class Loss(Protocol):
     def hyper_parameters(self) -> Mapping[str, Any]: ...
 
 
+def loss_names(loss: Any) -> list[str]:
+    """What can be weighted of a loss: its ``loss_*`` entries, which are called like its terms where it names none."""
+    named: Any = getattr(loss, "losses", None) or getattr(loss, "terms", ())
+    return list(named)
+
+
 class ModuleLoss:
     """A ready loss module, ``loss_module(batch) -> {loss_*: ...}``, as a loss with one term."""
 

@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from runner.learner.approximation import Approximation
 from runner.learner.features import FeatureOptimization, feature_networks
 from runner.learner.gradients import Clip
-from runner.learner.module import ModuleConfig
+from runner.learner.module import ModuleConfig, loss_names
 from runner.learner.optimization import Optimization
 from runner.schedules import Constant, Piecewise, Schedule
 from runner.spec import Stage
@@ -53,7 +53,7 @@ def make_optimizations(
         )
     if delayed := [name for name in shared if (options.get(name) or {}).get("every")]:
         raise ValueError(f"learner.optimizations.{delayed[0]}.every: shared features move whenever a head has")
-    terms = list(getattr(loss, "terms", ()))
+    terms = loss_names(loss)
     if getattr(loss, "stages", {}) and (strange := [term for term in config.loss_weights if term not in terms]):
         raise ValueError(f"learner.loss_weights.{strange[0]}: the loss has no such term; it has {', '.join(terms)}")
     return tuple(_make(name, stage, networks, config, options.get(name) or {}, _followed(stage, loss))

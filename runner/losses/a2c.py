@@ -28,6 +28,7 @@ class A2CLoss:
 
     networks = ("policy",)
     inputs = (ADVANTAGE,)
+    losses = ("policy", "value", "entropy")
     targets = ()
     outputs = ()
     stackable = True

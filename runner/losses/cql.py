@@ -22,6 +22,8 @@ class CQLLoss(DQNLoss):
         alpha: how much that counts; 0 is the parent.
     """
 
+    losses = ("q", "conservative")
+
     def __init__(
         self,
         gamma: Discount = 0.99,

@@ -46,6 +46,7 @@ class PPOLoss:
     """
 
     networks = ("policy", "value")
+    losses = ("policy", "value", "entropy")
     targets = ()
     outputs = (KL,)
     stackable = True
