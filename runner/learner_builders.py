@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +65,7 @@ def make_learner(
         run: the run's folder; one that has come somewhere restores nothing but its own checkpoints.
     """
     followed = getattr(loss, "targets", ()) if target_updater else ()
-
-    def wrapped() -> dict[str, Approximation]:
-        """The networks, with a target of its own for each that has one."""
-        return {
-            name: (FeatureNetwork if is_shared(model, networks) else Approximation)(
-                model, name=name, target=deepcopy(target_updater) if name in followed else None
-            )
-            for name, model in networks.items()
-        }
-
+    wrapped = partial(_wrapped, networks, followed, target_updater)
     config = ModuleConfig(
         optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite, non_finite_limit,
         None, optimizations or {},
@@ -89,6 +81,18 @@ def make_learner(
     for module_id, path in {} if has_begun else (restore or {}).items():
         restore_module(learner, module_id, path)
     return learner
+
+
+def _wrapped(
+    networks: Mapping[str, nn.Module], followed: Sequence[str], target_updater: TargetNetwork | None
+) -> dict[str, Approximation]:
+    """The networks, with a target of its own for each that has one."""
+    return {
+        name: (FeatureNetwork if is_shared(model, networks) else Approximation)(
+            model, name=name, target=deepcopy(target_updater) if name in followed else None
+        )
+        for name, model in networks.items()
+    }
 
 
 def restore_module(learner: Learner, module_id: str, path: str | Path) -> None:
