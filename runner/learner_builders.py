@@ -64,13 +64,11 @@ def make_learner(
         restore: by module id, the folder of a run whose weights it begins with; see :func:`restore_module`.
         run: the run's folder; one that has come somewhere restores nothing but its own checkpoints.
     """
-    followed = getattr(loss, "targets", ()) if target_updater else ()
-    wrapped = partial(_wrapped, networks, followed, target_updater)
     config = ModuleConfig(
         optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite, non_finite_limit,
         None, optimizations or {},
     )  # fmt: skip
-    spec = ModuleSpec(wrapped, loss, config, generator)
+    spec = ModuleSpec(partial(_wrapped, networks, loss, target_updater), loss, config, generator)
     learner = (kind or Learner)({DEFAULT_MODULE: spec})
     if not isinstance(learner, Learner):
         raise ConfigError(f"learner.kind: a {type(learner).__name__} is no runner.learner.learner.Learner")
@@ -84,9 +82,10 @@ def make_learner(
 
 
 def _wrapped(
-    networks: Mapping[str, nn.Module], followed: Sequence[str], target_updater: TargetNetwork | None
+    networks: Mapping[str, nn.Module], loss: Loss, target_updater: TargetNetwork | None
 ) -> dict[str, Approximation]:
     """The networks, with a target of its own for each that has one."""
+    followed = getattr(loss, "targets", ()) if target_updater else ()
     return {
         name: (FeatureNetwork if is_shared(model, networks) else Approximation)(
             model, name=name, target=deepcopy(target_updater) if name in followed else None

@@ -184,7 +184,7 @@ class Identity(Approximation):
 
 
 def _device_of(model: nn.Module) -> torch.device:
-    first = next(chain(model.parameters(), model.buffers()), None)
+    first = next(chain(model.parameters(), model.buffers() if isinstance(model, nn.Module) else ()), None)
     return torch.device("cpu") if first is None else first.device
 
 

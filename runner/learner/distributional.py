@@ -10,27 +10,6 @@ from runner.learner.approximation import Approximation
 from runner.returns import project
 
 
-class AtomProbabilities(nn.Module):
-    """Makes probabilities of what a model says: ``(states) -> [B, A, K]`` or ``(states, actions) -> [B, K]``.
-
-    Args:
-        model: ``[B, ...] -> [B, A * K]``.
-    """
-
-    def __init__(self, model: nn.Module, distribution: ArgmaxOfMeans) -> None:
-        super().__init__()
-        self.model, self.distribution = model, distribution
-
-    def forward(self, states: Tensor, actions: Tensor | None = None) -> Tensor:
-        if actions is not None:
-            return self.log_probs(states, actions).exp()
-        return torch.softmax(self.distribution.by_action(self.model(states)), -1)
-
-    def log_probs(self, states: Tensor, actions: Tensor) -> Tensor:
-        """``[B, K]``."""
-        return self.distribution.log_probs(self.model(states), actions)
-
-
 class QDist(Approximation):
     """How likely each of ``K`` values of each action is: ``q(states) -> [B, A, K]``, ``q(states, actions) -> [B, K]``.
 
@@ -41,8 +20,6 @@ class QDist(Approximation):
         model: ``[B, ...] -> [B, n_actions * n_atoms]``, unnormalized log-probabilities.
         v_min, v_max: the lowest and the highest value, between which the others are evenly spaced.
     """
-
-    model: AtomProbabilities
 
     def __init__(
         self,
@@ -56,7 +33,12 @@ class QDist(Approximation):
         **kwargs: Any,
     ) -> None:
         self.distribution = ArgmaxOfMeans(n_actions, n_atoms, v_min, v_max)
-        super().__init__(AtomProbabilities(model, self.distribution), optimizer, name=name, **kwargs)
+        super().__init__(model, optimizer, name=name, **kwargs)
+
+    def forward(self, model: nn.Module, states: Tensor, actions: Tensor | None = None) -> Tensor:  # type: ignore[override]
+        if actions is not None:
+            return self.distribution.log_probs(model(states), actions).exp()
+        return torch.softmax(self.distribution.by_action(model(states)), -1)
 
     @property
     def atoms(self) -> Tensor:
@@ -65,11 +47,11 @@ class QDist(Approximation):
 
     def log_probs(self, states: Tensor, actions: Tensor) -> Tensor:
         """``[B, K]``, with gradients: for a cross-entropy."""
-        return self.model.log_probs(states, actions)
+        return self.distribution.log_probs(self.model(states), actions)
 
     def values(self, states: Tensor) -> Tensor:
         """The means ``[B, A]``."""
-        return self.distribution.means(self.model.model(states))
+        return self.distribution.means(self.model(states))
 
     def project(self, dist: Tensor, support: Tensor) -> Tensor:
         """Probabilities ``[..., K]`` of any values ``[..., K]`` as those of the atoms."""

@@ -1,6 +1,7 @@
 """The number format in which updates call networks: fp32, or half of it (Micikevicius et al. 2018)."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,10 +27,16 @@ class Precision:
             raise ValueError(f"no precision {name!r}: use fp32, {' or '.join(HALVES)}")
         self.name = name
         self.scaler = LossScaler() if name == "fp16" else None
+        self._in_half: dict[int, InHalf] = {}
 
     def of(self, network: Callable[..., Any], device: torch.device | str) -> Callable[..., Any]:
-        """``network``, called in this precision on ``device``; itself for fp32."""
-        return network if self.name == "fp32" else InHalf(network, HALVES[self.name], torch.device(device).type)
+        """``network``, called in this precision on ``device``; the same one for the same network, itself for fp32."""
+        if self.name == "fp32":
+            return network
+        if id(network) not in self._in_half:
+            made = InHalf(network, HALVES[self.name], torch.device(device).type, partial(self.of, device=device))
+            self._in_half[id(network)] = made
+        return self._in_half[id(network)]
 
     def end_of_update(self) -> None:
         """The last optimization of an update was applied (or skipped): settle the scale of the next."""
@@ -55,8 +62,17 @@ class InHalf:
     So the maths of losses, which costs nothing and where sums and logarithms want all digits, stays what it is.
     """
 
-    def __init__(self, network: Callable[..., Any], dtype: torch.dtype, device_type: str) -> None:
-        self.network, self.dtype, self.device_type = network, dtype, device_type
+    PARTS = ("trunk", "head")
+    """What is called by itself where two networks share a trunk."""
+
+    def __init__(
+        self,
+        network: Callable[..., Any],
+        dtype: torch.dtype,
+        device_type: str,
+        of: Callable[[Callable[..., Any]], Callable[..., Any]],
+    ) -> None:
+        self.network, self.dtype, self.device_type, self._of = network, dtype, device_type, of
 
     def __call__(self, *inputs: Any, **more: Any) -> Any:
         return self._call(self.network, *inputs, **more)
@@ -66,7 +82,8 @@ class InHalf:
         return self._call(self.network.compute_self_supervised_loss, batch)  # type: ignore[attr-defined]
 
     def _call(self, function: Callable[..., Any], *inputs: Any, **more: Any) -> Any:
-        with torch.autocast(self.device_type, self.dtype):
+        # Without its cache of weights, which would add up gradients of a cell's steps in half, and not when recorded.
+        with torch.autocast(self.device_type, self.dtype, cache_enabled=False):
             outputs = function(*inputs, **more)
         return tree_map_only(Tensor, self._in_full, outputs)
 
@@ -76,7 +93,8 @@ class InHalf:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "network":  # of a copy that has nothing yet
             raise AttributeError(name)
-        return getattr(self.network, name)
+        part = getattr(self.network, name)
+        return self._of(part) if name in self.PARTS else part
 
 
 class LossScaler:

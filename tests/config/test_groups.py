@@ -18,6 +18,7 @@ NEEDED = {
     ("algo", "cql"): ["source.path=."],
     ("algo", "bc"): ["source.path=."],
     ("loss", "bc"): ["algo=bc", "source.path=."],
+    ("network", "shared_features"): ["algo=a2c"],
     ("env", "gym"): ["env.id=Pendulum-v1"],
     ("scheduler", "piecewise"): ["scheduler.points=[[0,1e-3],[9,1e-4]]"],
     ("collector", "sync"): ["env.num_envs=2"],

@@ -74,7 +74,7 @@ def test_twenty_updates_equal_a_written_out_loop():
     aims = torch.randn(20, 4, K, generator=torch.Generator().manual_seed(3)).softmax(-1)
     metrics = Metrics()
     q = make(target=PolyakTarget(0.2), clip_grad=0.1, writer=metrics.add)
-    expected = written_out(make().model.model, aims)
+    expected = written_out(make().model, aims)
     for aim in aims:
         q.reinforce(-(aim * q.log_probs(STATES, TAKEN)).sum(-1).mean())
     found = [*q.model.parameters(), *q.target.model.parameters()]

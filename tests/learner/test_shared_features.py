@@ -4,10 +4,12 @@ from functools import partial
 
 import pytest
 import torch
+from tensordict import TensorDict
+from torch import nn
 
 from runner.builders import make_learner
 from runner.learner.features import FeatureNetwork, FeatureOptimization
-from runner.learner.optimizers import adam
+from runner.learner.optimizers import adam, sgd
 from runner.learner.shared import NETWORKS
 from runner.losses.a2c import A2CLoss
 from runner.networks.actor_critic import make_actor_critic, make_shared_features
@@ -19,11 +21,14 @@ from tests.test_networks import spec
 BATCHES = 12
 
 
-def learner_of(make, seed=0, **options):
+ADAM, SGD = partial(adam, lr=1e-2), partial(sgd, lr=0.1)
+
+
+def learner_of(make, seed=0, optimizer=ADAM, **options):
     torch.manual_seed(seed)
     networks = make(spec(), [8, 8])
     loss = A2CLoss(networks["policy"].distribution)
-    return make_learner(networks, loss, partial(adam, lr=1e-2), **options)
+    return make_learner(networks, loss, optimizer, **options)
 
 
 def model_of(learner, name):
@@ -39,8 +44,9 @@ def joint(**options):
     return learner_of(partial(make_actor_critic, shared=True), compile="none", **options)
 
 
-def test_features_with_an_optimization_of_their_own_move_as_in_one_backward_pass():
-    apart, together = learner_of(make_shared_features), joint()
+@pytest.mark.parametrize("optimizer", [ADAM, SGD])
+def test_features_with_an_optimization_of_their_own_move_as_in_one_backward_pass(optimizer):
+    apart, together = learner_of(make_shared_features, optimizer=optimizer), joint(optimizer=optimizer)
     learn(apart)
     learn(together)
     for name in ("policy", "value"):
@@ -53,7 +59,7 @@ def test_each_head_reaches_the_features(silent):
     torch.manual_seed(0)
     networks = make_shared_features(spec(), [8, 8])
     loss = A2CLoss(networks["policy"].distribution, entropy_coeff=0.0, critic_coeff=float(silent != "value"))
-    learner = make_learner(networks, loss, partial(adam, lr=1e-2))
+    learner = make_learner(networks, loss, ADAM)
     before = model_of(learner, "features")["layers.0.weight"].clone()
     batch = advantages(0)
     if silent == "policy":
@@ -120,3 +126,44 @@ def test_learning_goes_on_bit_for_bit_from_a_saved_state():
     learn(second, range(7, BATCHES))
     parts = ("rl_module", "optimizer")
     assert same_state(*([one.state_dict()[part] for part in parts] for one in (whole, second)))
+
+
+@pytest.mark.parametrize("make", [make_actor_critic, partial(make_actor_critic, shared=True), make_shared_features])
+def test_layers_are_called_in_the_precision_of_the_learner_whoever_shares_them(make):
+    outputs = []
+    learner = learner_of(make, optimizer=SGD, precision="bf16", compile="none")
+    for network in learner.modules["default"].networks.values():
+        for layer in network.model.modules():
+            if isinstance(layer, nn.Linear):
+                layer.register_forward_hook(lambda layer, inputs, output: outputs.append(output.dtype))
+    learn(learner, [0])
+    assert set(outputs) == {torch.bfloat16}
+
+
+class Squares:
+    """Squares of what both heads say, each of which asks the features anew."""
+
+    hyper_parameters, targets = {}, ()
+
+    def __init__(self):
+        self.terms = {"squares": self.squares}
+
+    def squares(self, networks, batch, hyper_parameters):
+        said = {name: networks[name](batch["observation"]) for name in ("policy", "value")}
+        return TensorDict({f"loss_{name}": one.square().mean() for name, one in said.items()})
+
+
+@pytest.mark.parametrize(("precision", "atol"), [("bf16", 2e-3), ("fp16", 2e-3)])
+def test_what_is_left_on_features_is_unscaled_once(precision, atol):
+    def learned(precision):
+        torch.manual_seed(0)
+        networks = make_shared_features(spec(), [8, 8], policy_gain=1.0)
+        learner = make_learner(networks, Squares(), SGD, clip=1.0, precision=precision)
+        learn(learner)
+        return learner
+
+    full, half = learned("fp32"), learned(precision)
+    for own, other in zip(model_of(half, "policy").values(), model_of(full, "policy").values(), strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=atol)
+    assert not same_state(model_of(half, "features"), model_of(full, "features"))
+    assert all(one.skipped == 0 for one in half.optimizations())
