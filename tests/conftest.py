@@ -1,7 +1,14 @@
 """Makes the tests independent of the shell they are started from, and says where their time went."""
 
+import faulthandler
 import os
 import time
+
+import pytest
+from _pytest.faulthandler import fault_handler_stderr_fd_key
+
+LONGEST_SLOW = 3600.0
+"""Seconds after which a slow test hangs; the others have what pyproject.toml says."""
 
 STARTED = time.monotonic()
 
@@ -12,6 +19,14 @@ os.environ |= {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "SDL_VIDEODRIVER": "dummy",
 }
+
+
+@pytest.fixture(autouse=True)
+def time_for_slow_tests(request):
+    """Some train three seeds one after the other, on machines that are busy."""
+    if request.node.get_closest_marker("slow"):
+        into = request.config.stash[fault_handler_stderr_fd_key]
+        faulthandler.dump_traceback_later(LONGEST_SLOW, exit=True, file=into)
 
 
 def pytest_terminal_summary(terminalreporter):

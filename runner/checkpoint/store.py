@@ -1,5 +1,6 @@
 """A run's checkpoints: a kill at any instant leaves the last good one, and one with anything amiss is never read."""
 
+import errno
 import logging
 import os
 import secrets
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 MAX_COPIED_BYTES = 2**30
 """A larger state is not copied, for which there may be no memory: the run waits until it is written."""
+LEAST_SPACE = 2**20
+"""A disk with fewer bytes left is full."""
 
 
 class CheckpointStore:
@@ -245,8 +248,9 @@ class CheckpointStore:
             fields["extra"] = {**fields["extra"], **self._marks_of(written.deferred)}
             folder = self._publish(temporary, fields, written.deferred)
         except Exception as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise CheckpointError(f"no checkpoint could be written in {self.folder}: {reason}") from error
+            raise CheckpointError(
+                f"no checkpoint could be written in {self.folder}: {_reason(error, self.folder)}"
+            ) from error
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
         self.saved_env_steps = place_of(content.fields["counters"])
@@ -377,3 +381,10 @@ def make_store(store: CheckpointStore | None, path: str | Path | None, interval_
     if interval_frames <= 0:
         raise ValueError(f"save_trainer_interval={interval_frames} must be > 0")
     return CheckpointStore(run=path, every={"frames": interval_frames})
+
+
+def _reason(error: Exception, folder: Path) -> str:
+    """Why nothing could be written; torch's own writers do not say so where a disk is full."""
+    reason = " ".join(str(error).split()) or type(error).__name__
+    is_full = folder.exists() and shutil.disk_usage(folder).free < LEAST_SPACE
+    return f"{os.strerror(errno.ENOSPC)} ({reason})" if is_full and not isinstance(error, OSError) else reason

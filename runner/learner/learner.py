@@ -207,7 +207,12 @@ class Learner(Updates):
         Args:
             components: which; all of them where not given.
             not_components: which not.
+
+        Raises:
+            NonFiniteError: where weights are no numbers any more.
         """
+        self._check_is_built()
+        self.check_finite()
         return copied(self._state(components, not_components))
 
     def _state(self, components: Names = None, not_components: Names = None) -> StateDict:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from runner.learner.optimization import NonFiniteError
 from runner.spec import CheckpointError
 from tests.learner.parts import bits, learner, parts, same
 
@@ -109,6 +110,13 @@ def test_metrics_are_told_and_forgotten_without_any_effect_on_what_is_learnt():
     for each in (one, other):
         each.update_from_batch(parts("left", "right"))
     assert same(bits(one, "left"), bits(other, "left"))
+
+
+def test_weights_that_are_no_numbers_are_not_handed_out():
+    one = learner("left", "right")
+    one.module["left"].networks["q"].model.layers[0].weight.data[0, 0] = float("inf")
+    with pytest.raises(NonFiniteError, match="'left'"):
+        one.get_state()
 
 
 def test_who_is_updated_is_part_of_the_state():
