@@ -247,14 +247,14 @@ def test_signals_are_left_to_the_run(made):
 
 
 def test_shutdown_may_be_called_twice_and_leaves_nothing_behind(made):
-    before = shared_segments()
+    before, others = shared_segments(), set(family(os.getpid()))  # torch's compiler keeps processes, if it was asked
     one = made()
     take(one, 2)
     pids = [one.crew._server.pid, *(worker.pid for worker in one.crew.workers)]
     one.shutdown()
     one.shutdown()
     assert are_gone(pids)
-    assert family(os.getpid()) == []
+    assert set(family(os.getpid())) <= others
     assert shared_segments() == before
 
 
