@@ -63,6 +63,18 @@ def test_the_example_of_shared_features_learns_by_both_heads_and_writes_one_of_t
     assert [path.name for path in (tmp_path / "weights").iterdir()] == ["v.npz"]
 
 
+def test_the_example_of_a_learner_lets_modules_come_and_go(tmp_path):
+    code = "import torch; torch.manual_seed(0)\n" + block_after("learner", "python")
+    code += "\nprint(list(learner.module), metrics['new']['loss/error'], metrics['new']['lr/default'])\n"
+    done = run_python(code, tmp_path)
+    assert done.returncode == 0, done.stderr
+    modules, rest = done.stdout.split("] ")
+    assert modules == "['left', 'new'"
+    error, lr = rest.split()
+    assert float(error) < 0.01
+    assert lr == "0.05"
+
+
 def test_the_example_of_loggers_writes_what_it_says(tmp_path):
     done = run_python(block_after("loggers", "python"), tmp_path)
     assert done.returncode == 0, done.stderr
