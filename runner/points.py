@@ -2,7 +2,7 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, NamedTuple, Protocol, Union, get_args, get_origin
 
@@ -89,6 +89,22 @@ def name_of(operation: Any) -> str:
     if owner is not None and not isinstance(owner, type):
         return f"{type(owner).__name__}.{operation.__name__}"
     return str(getattr(operation, "shown_as", None) or getattr(operation, "__qualname__", type(operation).__name__))
+
+
+def process(point: str, operations: Sequence[Registered], batch: TensorDictBase) -> TensorDictBase:
+    """What the operations at a data point make of a batch, one after another."""
+    for operation, kwargs, original, _, _ in operations:
+        batch = operation(batch, **kwargs)
+        if not isinstance(batch, TensorDictBase):
+            returned = type(batch).__name__
+            raise ContractError(f"{name_of(original)} at {point} must return a TensorDict; it returned {returned}")
+    return batch
+
+
+def operate(operations: Sequence[Registered], *arguments: Any) -> None:
+    """Call the operations at a point that has no use for what they return."""
+    for operation, kwargs, _, _, _ in operations:
+        operation(*arguments, **kwargs)
 
 
 class Intervals:

@@ -13,7 +13,7 @@ from runner.checkpoint.store import CheckpointStore, make_store, naming_state_of
 from runner.hook import Interval, StopRequest, UnfinishedBatch
 from runner.learner.learner import Learner
 from runner.metrics import Metrics
-from runner.points import POINTS, Intervals, Operation, Registered, belongs_to, make_registered, name_of
+from runner.points import POINTS, Intervals, Operation, Registered, belongs_to, make_registered, operate, process
 from runner.spec import (
     Abandoned,
     CheckpointError,
@@ -193,16 +193,10 @@ class Trainer:
         return self._safe_point()
 
     def _process(self, point: str, batch: TensorDictBase) -> TensorDictBase:
-        for operation, kwargs, hook, _, _ in self._operations[point]:
-            batch = operation(batch, **kwargs)
-            if not isinstance(batch, TensorDictBase):
-                returned = type(batch).__name__
-                raise ContractError(f"{name_of(hook)} at {point} must return a TensorDict; it returned {returned}")
-        return batch
+        return process(point, self._operations[point], batch)
 
     def _operate(self, point: str, *arguments: Any) -> None:
-        for operation, kwargs, _, _, _ in self._operations[point]:
-            operation(*arguments, **kwargs)
+        operate(self._operations[point], *arguments)
 
     def _log(self, point: str, batch: TensorDictBase) -> None:
         for operation, kwargs, hook, _, _ in self._operations[point]:

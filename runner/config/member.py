@@ -14,8 +14,8 @@ from runner.learner.learner import Learner
 from runner.learner.module import Module
 from runner.learner.optimization import Optimization
 from runner.metrics import Metrics
-from runner.points import POINTS, Intervals, Operation, Registered, make_registered, name_of
-from runner.spec import ConfigError, ContractError, StateDict, Stateful
+from runner.points import POINTS, Intervals, Operation, Registered, make_registered, name_of, operate, process
+from runner.spec import ConfigError, StateDict, Stateful
 
 
 class Member:
@@ -83,19 +83,15 @@ class Member:
         self._states[name] = module
 
     def operations(self, point: str) -> list[Operation]:
-        own = [one.original for one in self._operations[point]]
-        return self.trainer.operations(point) if point == "optimizer" else own
+        if point == "optimizer":
+            return self.trainer.operations(point)
+        return [one.original for one in self._operations[point]]
 
     def names(self, point: str) -> list[str]:
         return [str(one) for one in self._operations[point]]
 
     def process(self, point: str, part: TensorDictBase) -> TensorDictBase:
-        for operation, kwargs, hook, _, _ in self._operations[point]:
-            part = operation(part, **kwargs)
-            if not isinstance(part, TensorDictBase):
-                returned = type(part).__name__
-                raise ContractError(f"{name_of(hook)} at {point} must return a TensorDict; it returned {returned}")
-        return part
+        return process(point, self._operations[point], part)
 
     def log(self, point: str, part: TensorDictBase) -> None:
         for operation, kwargs, hook, _, _ in self._operations[point]:
@@ -105,8 +101,7 @@ class Member:
                 self.trainer.log({**prefixed, "log_pbar": values.get("log_pbar", False)}, hook)
 
     def operate(self, point: str, *arguments: Any) -> None:
-        for operation, kwargs, _, _, _ in self._operations[point]:
-            operation(*arguments, **kwargs)
+        operate(self._operations[point], *arguments)
 
     def close(self) -> None:
         """It takes part no more: its hooks give back what they hold."""

@@ -1,33 +1,38 @@
 """What a Learner counts and measures from one update call to the next, by module and name."""
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
-import torch
+import numpy as np
 from torch import Tensor
 
 from runner.spec import StateDict
 
-Reduction = Literal["mean", "last", "sum", "lifetime_sum", "min", "max", "series"]
+Reduction = Literal["mean", "last", "sum", "lifetime_sum", "min", "max", "series", "percentiles"]
 Key = tuple[str, ...]
 
 EMA = 0.01
 """How much the newest value counts of a mean without a window."""
+PERCENTS = (0, 50, 75, 90, 95, 99, 100)
 
 
 class Stat:
     """One value over time.
 
     ``mean`` is an exponential moving average (``new = (1 - ema) * old + ema * value``), or the mean of the last
-    ``window`` values; ``last`` the latest value; ``sum``, ``min``, ``max`` and ``series`` are of all values since the
-    last :meth:`reduce`; ``lifetime_sum`` is of all values ever.
+    ``window`` values; ``last`` the latest value; ``sum``, ``min``, ``max``, ``series`` and, without a ``window``,
+    ``percentiles`` (``{"p50": ...}``) are of all values since the last :meth:`reduce`; ``lifetime_sum`` of all ever.
     """
 
     def __init__(self, reduce: Reduction, window: int | None = None, ema: float | None = None) -> None:
         if reduce not in get_args(Reduction):
             raise ValueError(f"no way to reduce by {reduce!r}: there are {', '.join(get_args(Reduction))}")
-        if reduce != "mean" and (window is not None or ema is not None):
-            raise ValueError(f"window and ema go with reduce='mean', not with {reduce!r}")
+        if reduce != "mean" and (ema is not None or (window is not None and reduce != "percentiles")):
+            raise ValueError(f"window and ema go with reduce='mean' (and a window with percentiles), not {reduce!r}")
+        if window is not None and window < 1:
+            raise ValueError(f"a window of {window} values: it must be >= 1")
         if window is not None and ema is not None:
             raise ValueError("a mean has a window or an ema, not both")
         self.reduction, self.window, self.ema = reduce, window, EMA if ema is None else ema
@@ -36,7 +41,7 @@ class Stat:
 
     def add(self, value: Any) -> None:
         """Take a number, or a tensor ``[]``, which is read when somebody asks, and not written to until then."""
-        if self.reduction == "last" or (self.reduction == "mean" and self.window and len(self._values) == self.window):
+        if self.reduction == "last" or len(self._values) == self.window:
             del self._values[0:1]
         self._values.append(value)
 
@@ -51,6 +56,8 @@ class Stat:
             return self._averaged(values)
         if not values:
             return None
+        if self.reduction == "percentiles":
+            return {f"p{percent}": float(np.percentile(values, percent)) for percent in PERCENTS}
         if self.reduction == "mean":
             return sum(values) / len(values)
         return {"last": values[-1], "sum": sum(values), "min": min(values), "max": max(values)}[self.reduction]
@@ -66,7 +73,7 @@ class Stat:
         value = self.peek()
         if self.reduction == "lifetime_sum" or (self.reduction == "mean" and self.window is None):
             self._total, self._values = value, []
-        elif self.reduction not in ("last", "mean"):
+        elif self.reduction != "last" and self.window is None:
             self._values = []
         return value
 
@@ -113,6 +120,13 @@ class LearnerMetrics:
         for key, value in values.items():
             self.log_value(key, value, reduce, **options)
 
+    @contextmanager
+    def log_time(self, key: Key | str, reduce: Reduction = "mean", **options: Any) -> Iterator[None]:
+        """Add the seconds that are spent inside."""
+        begun = time.perf_counter()
+        yield
+        self.log_value(key, time.perf_counter() - begun, reduce, **options)
+
     def peek(self, key: Key | str, default: Any = None) -> Any:
         """The value of a key now, without any effect; ``default`` where there is none."""
         stat = self._stats.get(_as_key(key))
@@ -156,4 +170,4 @@ def _as_key(key: Key | str) -> Key:
 
 
 def _number(value: Any) -> Any:
-    return value.item() if isinstance(value, Tensor | torch.Tensor) else value
+    return value.item() if isinstance(value, Tensor) else value

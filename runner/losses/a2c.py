@@ -42,7 +42,7 @@ class A2CLoss:
         value_loss: LossFunction = "l2",
         normalize_advantage: bool = False,
     ) -> None:
-        self.distribution, self.gamma, self.normalize_advantage = distribution, gamma, normalize_advantage
+        self.distribution, self.normalize_advantage = distribution, normalize_advantage
         self.hyper_parameters: dict[str, Any] = {"entropy_coeff": entropy_coeff, "critic_coeff": critic_coeff}
         self._function = LOSS_FUNCTIONS[value_loss]
         self.terms = {"a2c": self.a2c}

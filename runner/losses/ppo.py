@@ -64,7 +64,7 @@ class PPOLoss:
         normalize_advantage: bool = True,
         beta: NonNegativeFloat = 1.0,
     ) -> None:
-        self.distribution, self.gamma, self.kind, self.clip_value = distribution, gamma, kind, clip_value
+        self.distribution, self.kind, self.clip_value = distribution, kind, clip_value
         self.normalize_advantage = normalize_advantage
         self.hyper_parameters: dict[str, Any] = {
             "clip_epsilon": clip_epsilon,

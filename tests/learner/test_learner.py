@@ -13,6 +13,7 @@ from runner.learner.targets import FixedTarget, PolyakTarget
 from runner.losses.dqn import DQNLoss
 from runner.networks.mlp import MLP
 from runner.spec import Progress
+from tests.learner.parts import transitions
 
 
 class Scalar(nn.Module):
@@ -135,20 +136,6 @@ def q_learner(seed=0, target=None, progress=None, **kwargs):
     return Learner({"default": Module({"q": q}, DQNLoss(0.9, True, "smooth_l1"), (optimization,))}, progress).build()
 
 
-def q_batch(seed=0, size=4):
-    generator = torch.Generator().manual_seed(seed)
-    following = {
-        "observation": torch.randn(size, 3, generator=generator),
-        "reward": torch.randn(size, generator=generator),
-        "terminated": torch.rand(size, generator=generator) < 0.5,
-    }
-    now = {
-        "observation": torch.randn(size, 3, generator=generator),
-        "action": torch.randint(0, 2, (size,), generator=generator),
-    }
-    return TensorDict({**now, "next": TensorDict(following, [size])}, [size])
-
-
 def weights(learner, name="q"):
     return [one.detach().clone() for one in learner.modules["default"].networks[name].model.parameters()]
 
@@ -158,7 +145,7 @@ def equal(some, others):
 
 
 def test_per_sample_outputs_go_into_the_batch_and_losses_do_not():
-    batch = q_batch()
+    batch = transitions(size=4)
     losses = q_learner().compute_losses(batch)
     assert torch.equal(batch["td_error"], losses["td_error"])
     assert batch["td_error"].shape == (4,)
@@ -204,7 +191,7 @@ def test_overriding_what_happens_to_gradients_takes_effect():
 
 
 def test_metrics_hold_losses_and_gradient_norms_without_a_graph():
-    metrics = update(q_learner(clip=Clip(1.0), name="q"), q_batch())
+    metrics = update(q_learner(clip=Clip(1.0), name="q"), transitions(size=4))
     assert metrics.keys() == {"loss/q", "grad_norm/q"}
     assert not any(value.requires_grad for value in metrics.values())
 
@@ -213,7 +200,7 @@ def test_the_schedule_follows_the_counter_of_env_steps():
     progress = Progress()
     learner = q_learner(progress=progress, schedule=lambda initial, env_steps: initial / (1 + env_steps), name="q")
     progress.env_steps = 4
-    update(learner, q_batch())
+    update(learner, transitions(size=4))
     assert learner.row_metrics() == {"lr/q": pytest.approx(0.01 / 5)}
 
 
@@ -281,7 +268,7 @@ def test_two_modules_learn_each_from_its_own_part_of_the_batch():
     learner = two_modules()
     alone = [q_learner(seed) for seed in (0, 1)]
     for number in range(4):
-        parts = [q_batch(10 + number), q_batch(20 + number, size=6)]
+        parts = [transitions(10 + number, size=4), transitions(20 + number)]
         batch = TensorDict({"left": parts[0].clone(), "right": parts[1].clone()}, [])
         losses = learner.compute_losses(batch)
         assert batch["left", "td_error"].shape == (4,)
@@ -300,13 +287,13 @@ def test_two_modules_learn_each_from_its_own_part_of_the_batch():
 def test_a_single_module_may_have_any_name():
     (module,) = q_learner().modules.values()
     learner, expected = Learner({"agent": module}).build(), q_learner()
-    assert update(learner, q_batch())["loss/q"] == update(expected, q_batch())["loss/q"]
+    assert update(learner, transitions(size=4))["loss/q"] == update(expected, transitions(size=4))["loss/q"]
     assert learner.get_state()["rl_module"].keys() == {"agent"}
 
 
 def test_learning_goes_on_bit_for_bit_from_a_saved_state():
     whole, first, second = q_learner(0), q_learner(0), q_learner(1)
-    batches = [q_batch(number) for number in range(9)]
+    batches = [transitions(number) for number in range(9)]
     for batch in batches:
         update(whole, batch)
     for batch in batches[:4]:  # one update into the target's second period
@@ -345,7 +332,7 @@ def test_a_target_that_two_optimizations_would_move_is_refused():
 def test_weights_that_are_no_numbers_are_noticed():
     learner = q_learner(name="q")
     learner.check_finite()
-    batch = q_batch()
+    batch = transitions(size=4)
     batch["next", "reward"][0] = float("nan")
     update(learner, batch)
     with pytest.raises(NonFiniteError, match="'q'"):

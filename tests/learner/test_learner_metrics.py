@@ -1,3 +1,5 @@
+import time
+
 import pytest
 import torch
 
@@ -36,6 +38,24 @@ def test_a_window_is_the_mean_of_the_latest_values():
     assert metrics.reduce()["x"] == 4.5
 
 
+def test_percentiles_lie_between_values_and_begin_anew_or_follow_a_window():
+    # 0 to 10: the value at p percent of the way is p / 10; of the last two, 9 and 10, it is 9 + p / 100
+    expected = {"p0": 0, "p50": 5, "p75": 7.5, "p90": 9, "p95": 9.5, "p99": 9.9, "p100": 10}
+    since, last = logged(range(11), "percentiles"), logged(range(11), "percentiles", window=2)
+    assert since.reduce()["x"] == pytest.approx(expected)
+    assert since.reduce() == {}
+    for _ in range(2):
+        assert last.reduce()["x"] == pytest.approx({key: 9 + int(key[1:]) / 100 for key in expected})
+
+
+def test_time_is_told_in_seconds():
+    metrics = LearnerMetrics()
+    for _ in range(2):
+        with metrics.log_time(("left", "seconds"), "sum"):
+            time.sleep(0.01)
+    assert 0.02 <= metrics.reduce()["left"]["seconds"] < 10
+
+
 def test_an_average_may_move_faster():
     assert logged([0, 1], "mean", ema=0.5).peek("x") == 0.5
 
@@ -69,6 +89,7 @@ def test_tensors_are_read_when_somebody_asks():
         ({"reduce": "sum", "window": 3}, "go with reduce='mean'"),
         ({"reduce": "last", "ema": 0.1}, "go with reduce='mean'"),
         ({"reduce": "mean", "window": 3, "ema": 0.1}, "a window or an ema"),
+        ({"reduce": "mean", "window": 0}, "a window of 0 values"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, words):
@@ -76,7 +97,7 @@ def test_what_makes_no_sense_is_refused(options, words):
         LearnerMetrics().log_value("x", 1, **options)
 
 
-@pytest.mark.parametrize("reduce", ["mean", "last", "sum", "lifetime_sum", "min", "max", "series"])
+@pytest.mark.parametrize("reduce", ["mean", "last", "sum", "lifetime_sum", "min", "max", "series", "percentiles"])
 def test_a_state_goes_on_where_it_was(reduce):
     whole, first, second = logged([1, 5], reduce), logged([1, 5], reduce), LearnerMetrics()
     second.load_state_dict(first.state_dict())
