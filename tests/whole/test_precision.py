@@ -45,6 +45,6 @@ def test_a_run_in_fp16_that_was_killed_resumes_bit_for_bit(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_values_are_learned_in_half_precision(precision, record_property):
-    reached = [final_return(f"seed={seed}", f"learner.precision={precision}") for seed in range(2)]  # of CartPole
+    reached = [final_return(f"seed={seed}", f"learner.precision={precision}") for seed in range(3)]  # of CartPole
     record_property("note", f"{precision}: final returns {[round(one, 1) for one in reached]}")
-    assert max(reached) >= 475  # in fp32 four of five seeds do
+    assert sorted(reached)[1] >= 475  # one of three may end in a bad moment, as fp16 does with seed 0
