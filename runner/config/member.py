@@ -156,11 +156,17 @@ class MetricsOfModule:
 
 
 class RunOfModule:
-    """A run's folder, with a place in it for what a module writes."""
+    """A run's folder, with a place in it for what a module writes.
 
-    def __init__(self, run: Any, module_id: str) -> None:
+    Args:
+        since: env steps of the run after which the module came, 0 for the beginning: what one of the same name had
+            written before it was removed may be in checkpoints, and stays as it is.
+    """
+
+    def __init__(self, run: Any, module_id: str, since: int = 0) -> None:
         self._run = run
-        self.path = Path(run.path) / "modules" / module_id
+        self.place = f"modules/{module_id}-{since}" if since else f"modules/{module_id}"
+        self.path = Path(run.path) / self.place
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -21,7 +21,7 @@ from runner.learner.precision import Precision
 from runner.points import POINTS
 from runner.schedules import over_own_env_steps
 from runner.seeding import Streams, stream_seed, unchanged_globals
-from runner.spec import CheckpointError, ConfigError, EnvFault, Progress, StateDict, parts_of
+from runner.spec import LARGEST_COUNT, CheckpointError, ConfigError, EnvFault, Progress, StateDict, parts_of
 
 log = logging.getLogger(__name__)
 
@@ -35,10 +35,12 @@ class Offer(NamedTuple):
 
 
 class Added(NamedTuple):
-    """A module that a hook has added: the hook's name, and over how many env steps its schedules go."""
+    """A module that a hook has added: the hook's name, over how many env steps its schedules go, and after how many of
+    the run it came, which tells it from others that were called the same."""
 
     hook: str
     length: int
+    since: int = 0
 
 
 class Roster:
@@ -78,8 +80,8 @@ class Roster:
         total = self.builder.runtime["total_env_steps"]
         return {module_id: total * own // sum(frames.values()) for module_id, own in frames.items()}
 
-    def _make(self, module_id: str, tree: Config, length: int) -> Member:
-        """All parts of a module, drawn from streams of its own."""
+    def _make(self, module_id: str, tree: Config, length: int, since: int = 0) -> Member:
+        """All parts of a module, drawn from streams of its own; what it writes is not where one before it wrote."""
         shared = self.builder.runtime
         streams = Streams(stream_seed(shared["streams"].seed, "module", module_id))
         builder = Builder(
@@ -88,7 +90,7 @@ class Roster:
             total_env_steps=length,
             device=shared["device"],
             compile=shared["compile"],
-            run=None if shared["run"] is None else RunOfModule(shared["run"], module_id),
+            run=None if shared["run"] is None else RunOfModule(shared["run"], module_id, since),
         )
         whole = {**tree, "device": shared["device"]}
         with unchanged_globals():
@@ -243,14 +245,15 @@ class Roster:
             raise ConfigError(f"hooks.{hook}: module {offer.like}, whose weights it is to begin with, was removed")
         frames = _frames(offer.tree)
         share = frames / (frames + sum(_frames(member.config) for member in self.members.values()))
-        left = runtime["total_env_steps"] - runtime["progress"].env_steps
-        member = self._insert(offer.module_id, offer.tree, Added(hook, max(int(left * share), 1)))
+        played = runtime["progress"].env_steps
+        length = max(int((runtime["total_env_steps"] - played) * share), 1)
+        member = self._insert(offer.module_id, offer.tree, Added(hook, length, played))
         if offer.like is not None:
             _begin_like(member, self.members[offer.like])
         log.info("module %s takes part from %s on", offer.module_id, runtime["progress"].place_in_words)
 
     def _insert(self, module_id: str, tree: Config, added: Added) -> Member:
-        member = self._make(module_id, tree, added.length)
+        member = self._make(module_id, tree, added.length, added.since)
         self.source.add(module_id, member.source)
         self.members[module_id], self._added[module_id] = member, added
         self.learner.add_module(
@@ -306,7 +309,7 @@ class Roster:
         if not entry and module_id in self.config["modules"]:
             added, tree = Added("", self._lengths()[module_id]), self.config["modules"][module_id]
         elif entry and entry[0] in self.offers and self.offers[entry[0]].module_id == module_id:
-            added, tree = Added(*entry), self.offers[entry[0]].tree
+            added, tree = _checked(Added(*entry)), self.offers[entry[0]].tree
         else:
             words = f"the hook {entry[0]}, which this run does not have" if entry else "a configuration"
             raise CheckpointError(f"module {module_id} came by {words}")
@@ -353,6 +356,13 @@ def _build(config: Config, builder: Builder, streams: Streams) -> None:
         builder.runtime["collector"].shutdown()
         raise
     builder.runtime["made"] = builder.runtime["learner"]
+
+
+def _checked(added: Added) -> Added:
+    """``CheckpointError`` for numbers that no run has saved: they say where files are."""
+    if not all(type(one) is int and 0 <= one < LARGEST_COUNT for one in added[1:]):
+        raise CheckpointError(f"a module that came after {added.since!r:.20} env steps, for {added.length!r:.20}")
+    return added
 
 
 def _begin_like(member: Member, other: Member) -> None:

@@ -6,13 +6,16 @@ import json
 import pytest
 import torch
 
+from runner.checkpoint.store import CheckpointStore
 from runner.config import experiment as running
 from runner.config.arguments import parse_arguments
+from runner.config.assemble import assemble
 from runner.config.check import check
 from runner.config.experiment import run_experiment
 from runner.config.export import export_run
 from runner.config.summary import explain_schedule
 from runner.envs.two_tasks import TwoTasks
+from runner.runs import RunFolder
 from runner.spec import CheckpointError, ConfigError, EnvFault
 from tests.whole.children import fork, spawn
 from tests.whole.modules import KINDS, NAMED, built, close, compose_modules, learnt, trained
@@ -183,6 +186,18 @@ def test_a_checkpoint_with_a_module_that_nobody_adds_is_refused_in_one_line(tmp_
     without = compose_modules("total_frames=2400")
     with pytest.raises(CheckpointError, match="no checkpoint in"):
         run_experiment(without, folder, resume=True)
+
+
+def test_a_checkpoint_cannot_say_that_files_of_a_module_are_elsewhere(tmp_path):
+    config, folder = compose_modules(*COMES), tmp_path / "run"
+    assert fork(config, folder).wait() == 0
+    experiment = assemble({**config, "logger": {}}, RunFolder.open(folder))
+    state, _ = CheckpointStore(run=folder).load()
+    for since in ("../../there", -1, 2**63, None, True):
+        state["collector"]["members"]["another"][2] = since
+        with pytest.raises(CheckpointError, match="a module that came after"):
+            experiment.trainer.load_state_dict(state)
+    close(experiment)
 
 
 def test_a_module_stops_early_by_its_own_divergence():
