@@ -92,8 +92,13 @@ class MemMapStorage(TensorStorage):
             return {"journal": {}}
         total = self._in_checkpoints = self._total
         tails = {key: ring.tail(total) for key, ring in self._rings.items()}
-        journal = Deferred(partial(self._commit, total, tails), self._release_between, "replay", total)
+        journal = Deferred(partial(self._commit, total, tails), self._release_between, self._mark_name, total)
         return {"capacity": self.capacity, "num_envs": self.num_envs, "total": total, "journal": journal}
+
+    @property
+    def _mark_name(self) -> str:
+        """Those of a module, whose place is not the run's folder, are its own: others have come to other totals."""
+        return f"{getattr(self._run, 'place', '')}/replay".lstrip("/")
 
     def _commit(self, total: int, tails: Mapping[NestedKey, tuple[bytes, int]]) -> StateDict:
         """Bring the first ``total`` rows to the disk; by a checkpoint's writer, while the ring is filled further."""

@@ -14,6 +14,7 @@ from runner.config.check import check
 from runner.config.experiment import run_experiment
 from runner.config.export import export_run
 from runner.config.summary import explain_schedule
+from runner.data.memmap import MemMapStorage
 from runner.envs.two_tasks import TwoTasks
 from runner.runs import RunFolder
 from runner.spec import CheckpointError, ConfigError, EnvFault
@@ -198,6 +199,21 @@ def test_a_checkpoint_cannot_say_that_files_of_a_module_are_elsewhere(tmp_path):
         with pytest.raises(CheckpointError, match="a module that came after"):
             experiment.trainer.load_state_dict(state)
     close(experiment)
+
+
+def test_rows_on_the_disk_are_given_back_by_what_the_module_itself_has_saved(tmp_path, monkeypatch):
+    told = {}
+    monkeypatch.setattr(
+        MemMapStorage, "_release_between", lambda storage, totals: told.setdefault(storage._run.place, []).append(totals)
+    )
+    modules = "learner.modules={left: {}, right: {collector: {frames_per_batch: 30}}}"
+    config = compose_modules("source.storage=memmap", "checkpoint.every.env_steps=400", modules=modules)
+    (tmp_path / "run").mkdir()
+    run_experiment(config, tmp_path / "run")
+    assert told == {
+        "modules/left": [[100], [100, 200], [200, 300]],
+        "modules/right": [[300], [300, 600], [600, 900]],
+    }
 
 
 def test_a_module_stops_early_by_its_own_divergence():
