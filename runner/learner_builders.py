@@ -62,7 +62,7 @@ def make_learner(
         generator: for the noise of losses that need some.
         kind: a subclass of :class:`Learner` with methods of its own, called with the modules.
         restore: by module id, the folder of a run whose weights it begins with; see :func:`restore_module`.
-        run: the run's folder; one that has come somewhere restores nothing but its own checkpoints.
+        run: the run's folder; one that has saved goes on with its own weights.
     """
     config = ModuleConfig(
         optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite, non_finite_limit,
@@ -75,9 +75,7 @@ def make_learner(
     learner.progress, learner.compile = progress or learner.progress, compile
     learner.precision = Precision(precision)
     learner.build()
-    has_begun = bool(getattr(run, "record", {}).get("progress"))
-    for module_id, path in {} if has_begun else (restore or {}).items():
-        restore_module(learner, module_id, path)
+    restore_modules(learner, restore, run)
     return learner
 
 
@@ -92,6 +90,25 @@ def _wrapped(
         )
         for name, model in networks.items()
     }
+
+
+def restore_modules(learner: Learner, restore: Mapping[str, str] | None, run: Any = None) -> None:
+    """Let modules begin with what others have learnt, unless the run goes on from a checkpoint of its own.
+
+    Args:
+        restore: by module id, the folder of a run; see :func:`restore_module`.
+        run: the run's folder. One that was killed before its first checkpoint begins anew.
+    """
+    if not restore or _has_saved(run):
+        return
+    for module_id, path in restore.items():
+        restore_module(learner, module_id, path)
+
+
+def _has_saved(run: Any) -> bool:
+    if run is None:
+        return False
+    return getattr(run, "saved_env_steps", None) is not None or bool(CheckpointStore(run=run).folders())
 
 
 def restore_module(learner: Learner, module_id: str, path: str | Path) -> None:

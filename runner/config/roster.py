@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from tensordict import TensorDict, TensorDictBase
 
-from runner.builders import restore_module
 from runner.collectors.by_module import CollectorByModule
 from runner.config.build import Builder
 from runner.config.member import Member, RunOfModule
@@ -18,6 +17,7 @@ from runner.evaluation import EvaluationByModule
 from runner.hook import TrainerHookBase
 from runner.learner.learner import Learner
 from runner.learner.precision import Precision
+from runner.learner_builders import restore_modules
 from runner.points import POINTS
 from runner.schedules import over_own_env_steps
 from runner.seeding import Streams, stream_seed, unchanged_globals
@@ -130,9 +130,7 @@ class Roster:
         learner.progress, learner.compile = runtime["progress"], runtime["compile"]
         learner.precision, learner.modules_to_train = Precision(options.get("precision", "fp32")), self._chosen()
         learner.build().is_keyed = True
-        has_begun = bool(getattr(runtime["run"], "record", {}).get("progress"))
-        for module_id, path in {} if has_begun else (options.get("restore") or {}).items():
-            restore_module(learner, module_id, path)
+        restore_modules(learner, options.get("restore"), runtime["run"])
         return learner
 
     def register(self, trainer: Any) -> None:

@@ -1,15 +1,13 @@
 """A run of several modules survives kills: with schedules, targets, one that comes in mid-run and one that goes."""
 
-import os
 import signal
 
 import pytest
 
-from runner.config import experiment as running
 from tests.campaign.kill_chains import Kind, OnPolicy
 from tests.campaign.test_kills import BACKENDS, survive
 from tests.whole.children import fork
-from tests.whole.modules import compose_modules
+from tests.whole.modules import compose_modules, die_at
 from tests.whole.runs import differences, end_of
 
 HOOKS = "hooks=[default,early_stopping,count_frames,drawn,add_module,remove_module%s]"
@@ -84,19 +82,6 @@ def test_a_checkpoint_from_before_a_module_went_is_gone_on_from_after_it_has_com
     assert "going on from env step 5" in child.output()
     assert differences(end_of(config, killed), end_of(config, whole)) == []
     assert differences(written_by_modules(killed), written_by_modules(whole)) == []
-
-
-def die_at(env_steps):
-    """Let this process be killed at the first safe point from there on."""
-    at_safe_point = running._at_safe_point
-
-    def dying(trainer, *more):
-        if trainer.progress.env_steps >= env_steps:
-            trainer.checkpoint.finish()
-            os.kill(os.getpid(), signal.SIGKILL)
-        return at_safe_point(trainer, *more)
-
-    running._at_safe_point = dying
 
 
 def written_by_modules(folder):

@@ -1,10 +1,13 @@
 """Runs of several modules for tests: small ones of two tasks."""
 
+import os
+import signal
 from typing import Any
 
 import torch
 from tensordict import TensorDictBase
 
+from runner.config import experiment as running
 from runner.config.arguments import parse_arguments
 from runner.config.assemble import Experiment, assemble
 from runner.config.check import check
@@ -68,3 +71,16 @@ def learnt(experiment: Experiment, module_id: str) -> dict[str, Any]:
         "progress": member.progress.state_dict(),
         "hooks": member.state_dict(),
     }
+
+
+def die_at(env_steps: int) -> None:
+    """Let this process be killed at the first safe point from there on."""
+    at_safe_point = running._at_safe_point
+
+    def dying(trainer: Any, *more: Any) -> str | None:
+        if trainer.progress.env_steps >= env_steps:
+            trainer.checkpoint.finish()  # it is saved as is due
+            os.kill(os.getpid(), signal.SIGKILL)
+        return at_safe_point(trainer, *more)
+
+    running._at_safe_point = dying

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import signal
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from runner.envs.two_tasks import TwoTasks
 from runner.runs import RunFolder
 from runner.spec import CheckpointError, ConfigError, EnvFault
 from tests.whole.children import fork, spawn
-from tests.whole.modules import KINDS, NAMED, built, close, compose_modules, learnt, trained
+from tests.whole.modules import KINDS, NAMED, built, close, compose_modules, die_at, learnt, trained
 from tests.whole.runs import differences, end_of, rows_of
 
 LEFT = "learner.modules={left: {}}"
@@ -204,7 +205,9 @@ def test_a_checkpoint_cannot_say_that_files_of_a_module_are_elsewhere(tmp_path):
 def test_rows_on_the_disk_are_given_back_by_what_the_module_itself_has_saved(tmp_path, monkeypatch):
     told = {}
     monkeypatch.setattr(
-        MemMapStorage, "_release_between", lambda storage, totals: told.setdefault(storage._run.place, []).append(totals)
+        MemMapStorage,
+        "_release_between",
+        lambda storage, totals: told.setdefault(storage._run.place, []).append(totals),
     )
     modules = "learner.modules={left: {}, right: {collector: {frames_per_batch: 30}}}"
     config = compose_modules("source.storage=memmap", "checkpoint.every.env_steps=400", modules=modules)
@@ -293,6 +296,16 @@ def test_a_module_may_begin_with_the_weights_that_it_had_in_another_run(tmp_path
     assert differences(learnt(later, "left")["networks"], learnt(fresh, "left")["networks"]) == []
     close(later)
     close(fresh)
+
+
+def test_a_run_of_modules_killed_before_its_first_checkpoint_begins_with_the_same_weights_again(tmp_path):
+    assert fork(compose_modules(), tmp_path / "before").wait() == 0
+    settings = "seed=7", f"learner.restore={{right: {tmp_path / 'before'}}}", "checkpoint.every.env_steps=700"
+    config, whole, killed = compose_modules(*settings), tmp_path / "whole", tmp_path / "killed"
+    assert fork(config, whole).wait() == 0
+    assert fork(config, killed, lambda: die_at(400)).wait() == -signal.SIGKILL
+    assert fork(config, killed).wait() == 0
+    assert differences(end_of(config, killed), end_of(config, whole)) == []
 
 
 def test_the_policy_of_each_module_can_be_exported(tmp_path):

@@ -1,5 +1,6 @@
 """A learner of the user's own, and modules that begin with what another run has learnt."""
 
+import signal
 import sys
 
 import pytest
@@ -9,7 +10,9 @@ from runner.checkpoint.store import CheckpointStore
 from runner.config.arguments import parse_arguments
 from runner.config.check import check
 from runner.spec import ConfigError
-from tests.whole.runs import OFF_POLICY, train, weights
+from tests.whole.children import fork
+from tests.whole.modules import die_at
+from tests.whole.runs import OFF_POLICY, differences, end_of, train, weights
 
 MINE = """
 import torch
@@ -70,10 +73,14 @@ def my_learner(tmp_path, monkeypatch):
     sys.modules.pop("my_learner", None)
 
 
-def run(*overrides):
+def compose(*overrides):
     short = ["logger=null", "evaluation.final_episodes=1", "~hooks.progress_bar", "source.warmup=20"]
     settings = [*OFF_POLICY, *short, "total_frames=40", "collector.frames_per_batch=10", "source.optim_steps=2"]
-    return train(check(parse_arguments([*settings, *overrides])).config)
+    return check(parse_arguments([*settings, *overrides])).config
+
+
+def run(*overrides):
+    return train(compose(*overrides))
 
 
 def test_a_subclass_named_in_the_configuration_sees_every_step_of_a_run(my_learner):
@@ -115,6 +122,24 @@ def test_a_module_begins_with_the_weights_of_another_run_and_with_nothing_else_o
     assert all(torch.equal(*pair) for pair in zip(weights(before).values(), weights(after).values(), strict=True))
     assert not after.trainer.learner.get_optimizer().state
     assert after.trainer.learner.weights_seq_no == 0
+
+
+@pytest.mark.parametrize("killed_at", [20, 40])
+def test_a_run_killed_before_or_after_its_first_checkpoint_has_begun_with_the_weights_of_another(killed_at, tmp_path):
+    saved_run(tmp_path / "before", "seed=5")
+    saves = ["checkpoint.every.env_steps=30", "source.warmup=1000", "logger=csv"]
+    config = compose("seed=1", f"learner.restore={{default: {tmp_path / 'before'}}}", *saves)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert fork(config, whole).wait() == 0
+    assert fork(config, killed, lambda: die_at(killed_at)).wait() == -signal.SIGKILL
+    if killed_at == 40:  # what is not needed any more may be gone
+        (tmp_path / "before").rename(tmp_path / "moved")
+    child = fork(config, killed)
+    assert child.wait() == 0, child.output()
+    assert ("begins anew" in child.output()) == (killed_at == 20)
+    if killed_at == 40:
+        (tmp_path / "moved").rename(tmp_path / "before")
+    assert differences(end_of(config, killed), end_of(config, whole)) == []
 
 
 def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path):
