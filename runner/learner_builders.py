@@ -16,6 +16,7 @@ from runner.learner.gradients import ClipBy, NonFinite
 from runner.learner.learner import Learner
 from runner.learner.module import DEFAULT_MODULE, Loss, ModuleConfig, ModuleSpec
 from runner.learner.optimization import NON_FINITE_LIMIT
+from runner.learner.pipeline import Select
 from runner.learner.precision import Precision
 from runner.learner.state import RL_MODULE
 from runner.learner.targets import TargetNetwork
@@ -64,19 +65,53 @@ def make_learner(
         restore: by module id, the folder of a run whose weights it begins with; see :func:`restore_module`.
         run: the run's folder; one that has saved goes on with its own weights.
     """
+    spec = make_module_spec(
+        networks, loss, optimizer, scheduler, target_updater, clip, clip_by, loss_weights, update_every, non_finite,
+        non_finite_limit, optimizations, generator,
+    )  # fmt: skip
+    learner = build_learner({DEFAULT_MODULE: spec}, kind, progress, compile, precision)
+    restore_modules(learner, restore, run)
+    return learner
+
+
+def make_module_spec(
+    networks: Mapping[str, nn.Module],
+    loss: Loss,
+    optimizer: Callable[[Sequence[nn.Parameter]], optim.Optimizer],
+    scheduler: Schedule | None = None,
+    target_updater: TargetNetwork | None = None,
+    clip: PositiveFloat | None = None,
+    clip_by: ClipBy = "global_norm",
+    loss_weights: dict[str, float] | None = None,
+    update_every: PositiveInt = 1,
+    non_finite: NonFinite = "raise",
+    non_finite_limit: PositiveInt | None = NON_FINITE_LIMIT,
+    optimizations: dict[str, OptimizationOptions] | None = None,
+    generator: torch.Generator | None = None,
+) -> ModuleSpec:
+    """What a learner makes a module of; the parameters are those of :func:`make_learner`."""
     config = ModuleConfig(
         optimizer, scheduler, clip, clip_by, loss_weights or {}, update_every, non_finite, non_finite_limit,
         None, optimizations or {},
     )  # fmt: skip
-    spec = ModuleSpec(partial(_wrapped, networks, loss, target_updater), loss, config, generator)
-    learner = (kind or Learner)({DEFAULT_MODULE: spec})
+    return ModuleSpec(partial(_wrapped, networks, loss, target_updater), loss, config, generator)
+
+
+def build_learner(
+    modules: Mapping[str, ModuleSpec],
+    kind: Wrapper | None = None,
+    progress: Progress | None = None,
+    compile: Compile = "trace",
+    precision: PrecisionName = "fp32",
+    modules_to_train: Select = None,
+) -> Learner:
+    """A learner of these modules, of the ``kind`` that is wanted; a ``ConfigError`` for what is none."""
+    learner = (kind or Learner)(modules)
     if not isinstance(learner, Learner):
         raise ConfigError(f"learner.kind: a {type(learner).__name__} is no runner.learner.learner.Learner")
     learner.progress, learner.compile = progress or learner.progress, compile
-    learner.precision = Precision(precision)
-    learner.build()
-    restore_modules(learner, restore, run)
-    return learner
+    learner.precision, learner.modules_to_train = Precision(precision), modules_to_train
+    return learner.build()
 
 
 def _wrapped(

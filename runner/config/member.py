@@ -11,7 +11,7 @@ from runner.config.build import Builder
 from runner.config.parts import Config
 from runner.hook import Interval, TrainerHookBase
 from runner.learner.learner import Learner
-from runner.learner.module import Module
+from runner.learner.module import Module, ModuleSpec
 from runner.learner.optimization import Optimization
 from runner.metrics import Metrics
 from runner.points import POINTS, Intervals, Operation, Registered, make_registered, name_of, operate, process
@@ -27,10 +27,11 @@ class Member:
     Args:
         config: the module's own tree.
         builder: its runtime has what was built of it.
+        spec: what the run's learner makes a module of.
     """
 
-    def __init__(self, module_id: str, config: Config, builder: Builder) -> None:
-        self.module_id, self.config, self.builder = module_id, config, builder
+    def __init__(self, module_id: str, config: Config, builder: Builder, spec: ModuleSpec) -> None:
+        self.module_id, self.config, self.builder, self.spec = module_id, config, builder, spec
         runtime = builder.runtime
         self.progress, self.collector, self.source = runtime["progress"], runtime["collector"], runtime["source"]
         self.environment, self.evaluation = runtime["environment"], runtime["evaluation"]
@@ -54,9 +55,8 @@ class Member:
 
     @property
     def module(self) -> Module:
-        """What is learnt of it, as :func:`make_learner` has put it together."""
-        (module,) = self.builder.runtime["made"].modules.values()
-        return module
+        """What the run's learner has made of it."""
+        return self.learner.modules[self.module_id]
 
     @property
     def is_warm(self) -> bool:

@@ -3,13 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from runner.builders import acting_network, make_policy
+from runner.builders import acting_network, make_learner, make_policy
 from runner.config.build import Builder
+from runner.config.targets import resolve_target
 from runner.envs.vector import Environment
-from runner.learner.module import ModuleLoss, loss_names
+from runner.learner.module import ModuleLoss, ModuleSpec, loss_names
 from runner.learner.optimization import Optimization
 from runner.policy import distribution_of
-from runner.schedules import Schedule, on_the_axis_of
+from runner.schedules import Schedule, on_the_axis_of, over_own_env_steps
 from runner.seeding import Streams
 from runner.spec import ConfigError, Progress
 
@@ -31,12 +32,30 @@ def build_acting(config: Config, builder: Builder, streams: Streams) -> Environm
     return environment
 
 
+SPEC = "runner.learner_builders.make_module_spec"
 Clock = Callable[[Progress, Schedule | None], Schedule | None]
 """Which counter a schedule of learning rates is read at."""
 
 
-def build_learning(config: Config, builder: Builder, streams: Streams, clock: Clock = on_the_axis_of) -> None:
-    """Data source, loss, optimizer, learner, evaluation."""
+def build_learning(config: Config, builder: Builder, streams: Streams) -> None:
+    """Data source, loss, optimizer, evaluation, and the learner of a run of one agent."""
+    runtime = builder.runtime
+    _build_learnt(config, builder, streams, on_the_axis_of)
+    runtime["learner"] = builder.build(config["learner"], generator=streams.torch("loss noise"))
+    check_first(runtime["source"], runtime["learner"].optimizations())
+
+
+def build_module(config: Config, builder: Builder, streams: Streams) -> ModuleSpec:
+    """The same of one of several agents, but for the learner, which they share: what that is to make of it."""
+    _build_learnt(config, builder, streams, over_own_env_steps)
+    if resolve_target(config["learner"]["_target_"]) is not make_learner:
+        words = "several modules are in one learner, which is made here"
+        raise ConfigError(f"learner._target_: {words}; one of your own is named as learner.kind")
+    spec: ModuleSpec = builder.build({**config["learner"], "_target_": SPEC}, generator=streams.torch("loss noise"))
+    return spec
+
+
+def _build_learnt(config: Config, builder: Builder, streams: Streams, clock: Clock) -> None:
     runtime = builder.runtime
     runtime["source"] = builder.build(config["source"], generator=streams.torch("sampler"))
     runtime["loss"] = builder.build(config["loss"])
@@ -46,8 +65,6 @@ def build_learning(config: Config, builder: Builder, streams: Streams, clock: Cl
     runtime["scheduler"] = clock(runtime["progress"], builder.build(config["scheduler"]))
     runtime["target_updater"] = builder.build(config["target_updater"])
     runtime["optimizer"] = lambda params: builder.build(config["optimizer"], params=params)
-    runtime["learner"] = builder.build(config["learner"], generator=streams.torch("loss noise"))
-    _check_first(runtime["source"], runtime["learner"].optimizations())
     runtime["evaluation"] = builder.build(config["evaluation"])
 
 
@@ -90,8 +107,10 @@ def _check_outputs(source: Any, loss: Any) -> None:
         )
 
 
-def _check_first(source: Any, optimizations: Sequence[Optimization]) -> None:
+def check_first(source: Any, optimizations: Sequence[Optimization]) -> None:
     """Find out now, not in the first update without the first optimization, if the source waits for what that gives."""
+    if not optimizations:  # a learner of the user's own moves nothing there
+        return
     first, *others = optimizations
     without = [one for one in others if one.every % first.every]
     if getattr(source, "needs", ()) and without:

@@ -1,7 +1,7 @@
 """Who takes part in a run of several modules: each with parts of its own, made as those of a run of one are."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from tensordict import TensorDict, TensorDictBase
@@ -10,16 +10,15 @@ from runner.collectors.by_module import CollectorByModule
 from runner.config.build import Builder
 from runner.config.member import Member, RunOfModule
 from runner.config.modules import wrong_id
-from runner.config.parts import Config, build_acting, build_learning, check_capacity
+from runner.config.parts import Config, build_acting, build_module, check_capacity, check_first
 from runner.config.targets import resolve_target
 from runner.data.by_module import SourceByModule
 from runner.evaluation import EvaluationByModule
 from runner.hook import TrainerHookBase
 from runner.learner.learner import Learner
-from runner.learner.precision import Precision
-from runner.learner_builders import restore_modules
+from runner.learner.module import ModuleSpec
+from runner.learner_builders import build_learner, restore_modules
 from runner.points import POINTS
-from runner.schedules import over_own_env_steps
 from runner.seeding import Streams, stream_seed, unchanged_globals
 from runner.spec import LARGEST_COUNT, CheckpointError, ConfigError, EnvFault, Progress, StateDict, parts_of
 
@@ -69,10 +68,10 @@ class Roster:
         try:
             for module_id, length in self._lengths().items():
                 self.members[module_id] = self._make(module_id, config["modules"][module_id], length)
+            self._put_together()
         except BaseException:
             self.shutdown()
             raise
-        self._put_together()
 
     def _lengths(self) -> dict[str, int]:
         """The env steps that each module will have played at the end of the run."""
@@ -96,12 +95,12 @@ class Roster:
         with unchanged_globals():
             streams.seed_globals("networks")
             try:
-                _build(whole, builder, streams)
+                spec = _build(whole, builder, streams)
             except (ConfigError, ValueError) as error:
                 raise ConfigError(f"module {module_id}: {error}") from error
             except EnvFault as fault:
                 raise EnvFault(f"module {module_id}: {fault}") from fault
-        return Member(module_id, tree, builder)
+        return Member(module_id, tree, builder, spec)
 
     def _put_together(self) -> None:
         """The parts of all modules as the parts of one run."""
@@ -122,15 +121,19 @@ class Roster:
 
     def _make_learner(self) -> Learner:
         """One learner of all modules, of the kind that is wanted."""
+        runtime = self.builder.runtime
+        learner = self._learner_of(list(self.members.values()))
+        learner.modules_to_train, learner.is_keyed = self._chosen(), True
+        restore_modules(learner, self.config["learner"].get("restore"), runtime["run"])
+        return learner
+
+    def _learner_of(self, members: Sequence[Member]) -> Learner:
         runtime, options = self.builder.runtime, self.config["learner"]
-        kind = self.builder.build_later(options.get("kind")) or Learner
-        learner = kind({module_id: member.module for module_id, member in self.members.items()})
-        if not isinstance(learner, Learner):
-            raise ConfigError(f"learner.kind: a {type(learner).__name__} is no runner.learner.learner.Learner")
-        learner.progress, learner.compile = runtime["progress"], runtime["compile"]
-        learner.precision, learner.modules_to_train = Precision(options.get("precision", "fp32")), self._chosen()
-        learner.build().is_keyed = True
-        restore_modules(learner, options.get("restore"), runtime["run"])
+        kind, precision = self.builder.build_later(options.get("kind")), options.get("precision", "fp32")
+        specs = {member.module_id: member.spec for member in members}
+        learner = build_learner(specs, kind, runtime["progress"], runtime["compile"], precision)
+        for member in members:
+            _check_module(member, learner)
         return learner
 
     def register(self, trainer: Any) -> None:
@@ -218,6 +221,7 @@ class Roster:
             raise ConfigError(f"hooks.{hook}.module_id: {words}")
         trial = self._make(module_id, tree, 1)
         try:
+            self._learner_of([trial])
             self.source.check(module_id, trial.source)
             if like is not None:
                 self.check_known(like)
@@ -255,8 +259,9 @@ class Roster:
         self.source.add(module_id, member.source)
         self.members[module_id], self._added[module_id] = member, added
         self.learner.add_module(
-            module_id=module_id, module_spec=member.module, new_should_module_be_updated=self._chosen()
+            module_id=module_id, module_spec=member.spec, new_should_module_be_updated=self._chosen()
         )
+        _check_module(member, self.learner)
         self.collector.add(module_id, member.collector)
         self.evaluation.add(module_id, member.evaluation)
         member.join(self._trainer)
@@ -343,17 +348,24 @@ class AtPoint:
         return self.roster.schedule(self.point) or "-"
 
 
-def _build(config: Config, builder: Builder, streams: Streams) -> None:
+def _build(config: Config, builder: Builder, streams: Streams) -> ModuleSpec:
     build_acting(config, builder, streams)
     try:
         if not builder.runtime["collector"].frames_per_batch:
             raise ConfigError("collector: it plays nothing, and several modules learn from what they play")
-        build_learning(config, builder, streams, over_own_env_steps)
+        spec = build_module(config, builder, streams)
         check_capacity(builder.runtime["source"], builder.runtime["collector"])
+        return spec
     except BaseException:
         builder.runtime["collector"].shutdown()
         raise
-    builder.runtime["made"] = builder.runtime["learner"]
+
+
+def _check_module(member: Member, learner: Learner) -> None:
+    try:
+        check_first(member.source, learner.modules[member.module_id].optimizations)
+    except ConfigError as error:
+        raise ConfigError(f"module {member.module_id}: {error}") from error
 
 
 def _checked(added: Added) -> Added:

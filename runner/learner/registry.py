@@ -1,6 +1,7 @@
 """Which optimizers there are, by module and name, and which parameters each of them moves."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from runner.learner.gradients import Clip
 from runner.learner.module import DEFAULT_MODULE, Module, ModuleConfig, check_owners
 from runner.learner.optimization import Optimization
 from runner.learner.staged import make_optimizations, schedule_of
+from runner.spec import ConfigError
 
 DEFAULT_OPTIMIZER = "default"
 
@@ -68,7 +70,8 @@ class Registry:
         """Register the optimizers of all compatible modules that have a configuration; override this, or the next."""
         for module_id in list(self.modules):
             if module_id in self.configs and self.rl_module_is_compatible(self.modules[module_id]):
-                self.configure_optimizers_for_module(module_id, self.configs[module_id])
+                with _naming(module_id, is_said=len(self.modules) > 1):
+                    self.configure_optimizers_for_module(module_id, self.configs[module_id])
 
     def configure_optimizers_for_module(self, module_id: str, config: ModuleConfig) -> None:
         """Register one optimizer for each stage of the module's loss."""
@@ -128,6 +131,17 @@ class Registry:
         """The optimization whose targets follow ``network``, if there is one."""
         targets = ((one.name, target) for one in self.optimizations() for target in one.targets)
         return next((name for name, target in targets if getattr(target, "network", None) is network), None)
+
+
+@contextmanager
+def _naming(module_id: str, is_said: bool) -> Iterator[None]:
+    """Say of which module it is that something is wrong with its optimizers."""
+    try:
+        yield
+    except (ConfigError, ValueError) as error:
+        if is_said and type(error) in (ConfigError, ValueError):
+            raise type(error)(f"module {module_id}: {error}") from error
+        raise
 
 
 def _check_optimizer(optimizer: Any, params: Any) -> None:

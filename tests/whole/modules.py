@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from tensordict import TensorDictBase
 
+from runner.builders import make_learner
 from runner.config import experiment as running
 from runner.config.arguments import parse_arguments
 from runner.config.assemble import Experiment, assemble
 from runner.config.check import check
 from runner.learner.learner import Learner
+from runner.learner.module import Module, ModuleConfig
 from tests.whole.runs import ANY, ON_POLICY, SHORT
 
 NAMED = "learner.modules={left: {}, right: {env: {kwargs: {task: right}}}}"
@@ -32,6 +34,30 @@ class CountingLearner(Learner):
     def compute_losses(self, batch: TensorDictBase) -> TensorDictBase:
         self.counted += self.step_size
         return super().compute_losses(batch)
+
+
+class OwnOptimizers(Learner):
+    """A learner of a user's own, which says what moves its modules, and that some are not to be moved."""
+
+    def __init__(self, modules: Any, still: str = "") -> None:
+        super().__init__(modules)
+        self.still, self.asked, self.given = still, list[str](), dict[str, Any]()
+
+    def rl_module_is_compatible(self, module: Module) -> bool:
+        (module_id,) = [name for name, one in self.modules.items() if one is module]
+        self.asked.append(module_id)
+        return module_id != self.still
+
+    def configure_optimizers_for_module(self, module_id: str, config: ModuleConfig) -> None:
+        self.given[module_id] = config
+        moved = self.get_parameters(self.modules[module_id])
+        rate = torch.optim.SGD(moved, lr=0.01)
+        self.register_optimizer(module_id=module_id, optimizer_name="own", optimizer=rate, params=moved)
+
+
+def make_own(networks: Any, loss: Any, optimizer: Any) -> Learner:
+    """What a run of one agent may have as its learner."""
+    return make_learner(networks, loss, optimizer)
 
 
 def compose_modules(*overrides: str, kind: str = "off_policy", modules: str = NAMED) -> dict[str, Any]:

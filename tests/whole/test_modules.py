@@ -278,6 +278,43 @@ def test_all_modules_are_in_one_learner_of_the_kind_that_is_wanted():
     assert differences(learnt(after, "left"), learnt(plain, "left")) == []
 
 
+def test_a_learner_of_ones_own_says_what_moves_each_module_and_those_that_come_later():
+    kind = "learner.kind={_target_: tests.whole.modules.OwnOptimizers, still: right}"
+    config = compose_modules(kind, *COMES, "learner.clip=3", "hooks.add_module.overrides.learner.clip=5")
+    before, after = built(config), trained(config)
+    learner = after.trainer.learner
+    assert learner.asked == ["left", "right", "another"]
+    assert {module_id: one.clip for module_id, one in learner.given.items()} == {"left": 3, "another": 5}
+    moved = {
+        module_id: [name for name, _ in learner.get_optimizers_for_module(module_id)] for module_id in learner.asked
+    }
+    assert moved == {"left": ["own"], "right": [], "another": ["own"]}
+    assert isinstance(learner.get_optimizer("another", "own"), torch.optim.SGD)
+    assert differences(learnt(before, "left")["networks"], learnt(after, "left")["networks"])
+    assert differences(learnt(before, "right")["networks"], learnt(after, "right")["networks"]) == []
+    close(before)
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (
+            "learner.modules={left: {}, right: {learner: {optimizations: {actor: {lr: 1.0}}}}}",
+            "^module right: .*no such",
+        ),
+        (
+            "learner.modules={left: {}, right: {learner: {_target_: tests.whole.modules.make_own}}}",
+            "^module right: learn",
+        ),
+        ("learner.kind={_target_: builtins.dict}", r"^learner\.kind: a dict is no"),
+    ],
+)
+def test_what_cannot_be_in_one_learner_is_said_in_one_line_with_the_modules_name(typed, words):
+    with pytest.raises((ConfigError, ValueError), match=words) as raised:
+        built(compose_modules(typed) if "kind" in typed else compose_modules(modules=typed))
+    assert "\n" not in str(raised.value)
+
+
 def test_all_modules_are_updated_in_the_precision_of_the_run():
     config = compose_modules("learner.precision=fp16", *COMES)
     learner = trained(config).trainer.learner
