@@ -173,9 +173,19 @@ class Roster:
                 member.progress.updates += 1
         for module_id, member in list(self.members.items()):
             self._call_one(point, module_id, member, *batches)
-        if point == "post_loss" and all(member.optim_stopped for member in self._updated()):
+        if point == "post_loss" and self._have_all_stopped():
             self._trainer.optim_stopped = True
         return None
+
+    def _have_all_stopped(self) -> bool:
+        """Whether there is nobody left who may be updated with this batch: who is chosen may change with each."""
+        chosen = self.learner.modules_to_train
+        waiting = [
+            member.optim_stopped
+            for module_id, member in self.members.items()
+            if member.is_warm and (chosen is None or callable(chosen) or module_id in chosen)
+        ]
+        return bool(waiting) and all(waiting)
 
     def _call_one(self, point: str, module_id: str, member: Member, *batches: TensorDictBase) -> None:
         if batches and module_id not in batches[0].keys():
@@ -195,17 +205,13 @@ class Roster:
 
     def _draw(self, batch: TensorDictBase) -> TensorDictBase:
         """A sub-batch of each module that takes part in this update."""
-        parts: dict[str, Any] = {}
+        chosen, parts = self.learner.select_modules(batch), dict[str, Any]()
         for module_id, part in parts_of(batch).items():
             member = self.members[module_id]
-            member.is_updated = member.is_warm and not member.optim_stopped
+            member.is_updated = module_id in chosen and member.is_warm and not member.optim_stopped
             if member.is_updated:
                 parts[module_id] = member.process("process_optim_batch", part)
-        drawn = TensorDict(parts, [])
-        frozen = [one for one in parts if not self.learner.should_module_be_updated(one, drawn)]
-        for module_id in frozen:
-            self.members[module_id].is_updated = False
-        return drawn.exclude(*frozen) if frozen else drawn
+        return TensorDict(parts, [])
 
     def _updated(self) -> list[Member]:
         return [member for member in self.members.values() if member.is_updated]

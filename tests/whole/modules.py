@@ -12,6 +12,7 @@ from runner.config import experiment as running
 from runner.config.arguments import parse_arguments
 from runner.config.assemble import Experiment, assemble
 from runner.config.check import check
+from runner.hook import Hook
 from runner.learner.learner import Learner
 from runner.learner.module import Module, ModuleConfig
 from tests.whole.runs import ANY, ON_POLICY, SHORT
@@ -34,6 +35,30 @@ class CountingLearner(Learner):
     def compute_losses(self, batch: TensorDictBase) -> TensorDictBase:
         self.counted += self.step_size
         return super().compute_losses(batch)
+
+
+class Alternating:
+    """Chooses the modules in turn, two updates each, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[str, tuple[str, ...], int]] = []
+
+    def __call__(self, module_id: str, batch: TensorDictBase) -> bool:
+        number = sum(one == module_id for one, _, _ in self.asked)
+        self.asked.append((module_id, tuple(map(str, batch.keys())), batch.get(module_id).numel()))
+        return (number // 2) % 2 == ("left", "right").index(module_id)
+
+
+class StopsAtOnce(Hook):
+    """One update with each batch is enough."""
+
+    point = "post_loss"
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def __call__(self, sub_batch: TensorDictBase) -> None:
+        self.trainer.optim_stopped = True
 
 
 class OwnOptimizers(Learner):

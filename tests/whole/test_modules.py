@@ -20,7 +20,7 @@ from runner.envs.two_tasks import TwoTasks
 from runner.runs import RunFolder
 from runner.spec import CheckpointError, ConfigError, EnvFault
 from tests.whole.children import fork, spawn
-from tests.whole.modules import KINDS, NAMED, built, close, compose_modules, die_at, learnt, trained
+from tests.whole.modules import KINDS, NAMED, Alternating, built, close, compose_modules, die_at, learnt, trained
 from tests.whole.runs import differences, end_of, rows_of
 
 LEFT = "learner.modules={left: {}}"
@@ -93,6 +93,40 @@ def test_a_function_says_which_modules_are_trained():
     after = trained(compose_modules(selected))
     assert after.modules["left"].progress.updates == 0
     assert after.modules["right"].progress.updates > 0
+
+
+def test_a_function_is_asked_once_for_each_update_with_the_batch_of_all_modules():
+    experiment = built(compose_modules("source.optim_steps=4", "total_frames=400"))
+    experiment.trainer.learner.modules_to_train = selector = Alternating()
+    experiment.trainer.train()
+    updates = 4 * (400 // 20 - 200 // 20 + 1)
+    assert experiment.trainer.progress.updates == updates
+    assert [module_id for module_id, _, _ in selector.asked] == ["left", "right"] * updates
+    assert {(ids, rows) for _, ids, rows in selector.asked} == {(("left", "right"), 10)}
+    assert [one.progress.updates for one in experiment.modules.values()] == [updates // 2] * 2
+    close(experiment)
+
+
+def never_left(module_id, batch):
+    return module_id == "right"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        (None, {"left": 30, "right": 30, "run": 30}),
+        ("[left]", {"left": 30, "right": 0, "run": 30}),
+        ("[]", {"left": 0, "right": 0, "run": 120}),
+        (f"{__name__}.never_left", {"left": 0, "right": 30, "run": 120}),
+    ],
+)
+def test_a_batch_is_over_once_all_have_stopped_who_may_be_updated(chosen, expected):
+    stops = "{learning: {stop: {_target_: tests.whole.modules.StopsAtOnce}}}"
+    selected = () if chosen is None else (f"learner.modules_to_train={chosen}",)
+    config = compose_modules(*selected, kind="on_policy", modules=f"learner.modules={{left: {stops}, right: {stops}}}")
+    after = trained(config)
+    found = {module_id: one.progress.updates for module_id, one in after.modules.items()}
+    assert found | {"run": after.trainer.progress.updates} == expected
 
 
 @pytest.mark.parametrize("kind", KINDS)
