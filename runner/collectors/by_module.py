@@ -11,9 +11,9 @@ from runner.spec import CheckpointError, Collector, EnvFault, Progress, StateDic
 class CollectorByModule:
     """Yields ``TensorDict({module_id: [N, T] batch}, [])``: one batch of each part, in the order of their ids' arrival.
 
-    Each part has counters of its own, which its exploration and its schedules follow: nothing that it does depends on
-    which other modules there are. Where an environment fails for good, what other parts had played of the same round
-    is kept, so that the state is that of a run which plays on from there.
+    Each part has counters of its own, but for the clock, which its exploration and its schedules follow: nothing that
+    it does depends on which other modules there are. Where an environment fails for good, what other parts had played
+    of the same round is kept, so that the state is that of a run which plays on from there.
 
     Args:
         parts: collectors by module id; each counts in its own ``progress``.
@@ -56,7 +56,9 @@ class CollectorByModule:
                     self._waiting[module_id] = batch
             batches, self._waiting = self._waiting, {}
             for module_id, batch in batches.items():
-                self.parts[module_id].progress.count(batch)
+                own = self.parts[module_id].progress
+                own.count(batch)
+                own.seconds = self.progress.seconds
             yield TensorDict(batches, [])  # type: ignore[arg-type]
 
     def _next(self, module_id: str, part: Collector) -> TensorDictBase | None:
@@ -100,7 +102,7 @@ class CollectorByModule:
 
     def state_dict(self) -> StateDict:
         parts = {
-            module_id: {"collector": part.state_dict(), "progress": part.progress.state_dict()}
+            module_id: {"collector": part.state_dict(), "progress": {**part.progress.state_dict(), "seconds": 0.0}}
             for module_id, part in self.parts.items()
         }
         waiting = {module_id: take_apart(batch) for module_id, batch in self._waiting.items()}
@@ -113,5 +115,6 @@ class CollectorByModule:
             raise CheckpointError(f"the checkpoint is of {words}")
         for module_id, part in self.parts.items():
             part.progress.load_state_dict(state["parts"][module_id]["progress"])
+            part.progress.seconds = self.progress.seconds
             part.load_state_dict(state["parts"][module_id]["collector"])
         self._waiting = {module_id: put_together(batch) for module_id, batch in state["waiting"].items()}

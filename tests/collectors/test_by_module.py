@@ -75,6 +75,21 @@ def test_the_run_counts_what_all_modules_have_played():
     assert (progress.env_steps, progress.frames, progress.episodes, progress.batches) == (4, 16, 2, 1)
 
 
+def test_the_seconds_of_every_part_are_those_of_the_run():
+    collector = of(left=Counting(2), right=Counting(2))
+    batches = iter(collector)
+    for seconds in (0.5, 7.25):
+        collector.progress.seconds = seconds
+        next(batches)
+        assert [part.progress.seconds for part in collector.parts.values()] == [seconds] * 2
+    state = collector.state_dict()
+    assert [part["progress"]["seconds"] for part in state["parts"].values()] == [0, 0]  # said once, by the run
+    other = of(left=Counting(2), right=Counting(2))
+    other.progress.seconds = 9.0
+    other.load_state_dict(state)
+    assert [(part.progress.seconds, part.progress.env_steps) for part in other.parts.values()] == [(9.0, 4)] * 2
+
+
 def test_what_others_have_played_is_kept_where_one_fails():
     failing = of(left=Counting(2), right=Counting(2, fails_at=1))
     batches = iter(failing)

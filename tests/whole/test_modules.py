@@ -3,6 +3,7 @@
 import copy
 import json
 import signal
+from functools import partial
 
 import pytest
 import torch
@@ -274,6 +275,23 @@ def test_the_learning_rate_of_each_module_follows_its_own_schedule_over_its_own_
     assert row["left/lr/default"] == pytest.approx(0.5 * (1 - 150 / 600))
     assert row["right/lr/default"] == pytest.approx(0.25 * (1 - 300 / 1200))
     close(experiment)
+
+
+def test_a_modules_hook_that_is_due_every_so_many_seconds_fires(monkeypatch):
+    experiment = built(compose_modules("total_frames=200"))
+    trainer, seen = experiment.trainer, []
+    monkeypatch.setattr(
+        trainer, "_count_seconds", lambda: setattr(trainer.progress, "seconds", trainer.progress.batches)
+    )
+    for member in experiment.modules.values():
+        member.register_op("post_steps", partial(_note_seconds, seen, member), every={"seconds": 2})
+    trainer.train()
+    close(experiment)
+    assert seen == [(module_id, seconds) for seconds in (2, 4, 6, 8) for module_id in ("left", "right")]
+
+
+def _note_seconds(seen, member):
+    seen.append((member.module_id, member.progress.seconds))
 
 
 def test_modules_that_make_different_numbers_of_updates_are_refused_while_building():
