@@ -29,16 +29,17 @@ class AddModule(Hook):
         super().__init__()
         if roster is None:
             raise ConfigError("add_module: this run has one agent; learner.modules={left: {}, right: {}} names several")
-        ((self.unit, self.number),) = at.items()
+        self.at = at
         self.module_id, self.like, self.roster, self.tree = module_id, like, roster, overrides
         self.is_done = False
 
     def register(self, trainer: Any, name: str | None = None) -> None:
         self.name = name or self.default_name()
-        self.roster.offer(self.name, self.module_id, self.tree, self.like)
+        self.roster.offer(self.name, self.at, self.module_id, self.tree, self.like)
         super().register(trainer, name)
 
     def __call__(self) -> None:
-        if not self.is_done and getattr(self.progress, self.unit) >= self.number:
+        ((unit, number),) = self.at.items()
+        if not self.is_done and getattr(self.progress, unit) >= number:
             self.is_done = True
             self.roster.add(self.name)

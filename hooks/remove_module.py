@@ -23,15 +23,15 @@ class RemoveModule(Hook):
         super().__init__()
         if roster is None:
             raise ConfigError("remove_module: this run has one agent, which nobody can take from it")
-        ((self.unit, self.number),) = at.items()
-        self.module_id, self.roster = module_id, roster
+        self.module_id, self.at, self.roster = module_id, at, roster
         self.is_done = False
 
     def register(self, trainer: Any, name: str | None = None) -> None:
-        self.roster.check_known(self.module_id)
+        self.roster.expect(name or self.default_name(), self.at, self.module_id)
         super().register(trainer, name)
 
     def __call__(self) -> None:
-        if not self.is_done and getattr(self.progress, self.unit) >= self.number:
+        ((unit, number),) = self.at.items()
+        if not self.is_done and getattr(self.progress, unit) >= number:
             self.is_done = True
             self.roster.remove(self.module_id)

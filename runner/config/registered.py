@@ -83,6 +83,7 @@ def register_hooks_of_modules(config: Config, builder: Builder, trainer: Trainer
             hook = builder.build(node)
             hook.register(trainer, name)
             roster.hooks[name] = hook
+    roster.check_changes()
     roster.check = lambda member: check_member(member, roster)
     for member in roster.members.values():
         roster.check(member)

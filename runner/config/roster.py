@@ -1,13 +1,14 @@
 """Who takes part in a run of several modules: each with parts of its own, made as those of a run of one are."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tensordict import TensorDict, TensorDictBase
 
 from runner.collectors.by_module import CollectorByModule
 from runner.config.build import Builder
+from runner.config.changes import Change, Offer, check_changes, not_alike, shapes_of
 from runner.config.member import Member, RunOfModule
 from runner.config.modules import wrong_id
 from runner.config.parts import Config, build_acting, build_module, check_capacity, check_first
@@ -23,14 +24,6 @@ from runner.seeding import Streams, stream_seed, unchanged_globals
 from runner.spec import LARGEST_COUNT, CheckpointError, ConfigError, EnvFault, Progress, StateDict, parts_of
 
 log = logging.getLogger(__name__)
-
-
-class Offer(NamedTuple):
-    """A module that a hook may add: its id and tree, and the module whose weights it begins with."""
-
-    module_id: str
-    tree: Config
-    like: str | None
 
 
 class Added(NamedTuple):
@@ -63,6 +56,7 @@ class Roster:
         self.check: Callable[[Member], None] = lambda member: None
         """Raises ``ConfigError`` for a module whose hooks are not what it needs."""
         self.offers: dict[str, Offer] = {}
+        self._changes: list[Change] = []
         self._added: dict[str, Added] = {}
         self._trainer: Any = None
         try:
@@ -221,28 +215,32 @@ class Roster:
         named = {module_id: member.names(point) for module_id, member in self.members.items()}
         return "; ".join(f"{module_id}: {', '.join(names)}" for module_id, names in named.items() if names)
 
-    def offer(self, hook: str, module_id: str, tree: Config, like: str | None) -> None:
+    def offer(self, hook: str, at: Mapping[str, float], module_id: str, tree: Config, like: str | None) -> None:
         """Let ``hook`` add a module later; what is wrong with it is found out now, by making one."""
         if words := wrong_id(module_id):
             raise ConfigError(f"hooks.{hook}.module_id: {words}")
         trial = self._make(module_id, tree, 1)
         try:
-            self._learner_of([trial])
+            learner = self._learner_of([trial])
             self.source.check(module_id, trial.source)
-            if like is not None:
-                self.check_known(like)
         except ValueError as error:
             raise ConfigError(f"hooks.{hook}: {error}") from error
         finally:
             trial.collector.shutdown()
             trial.evaluation.close()
-        self.offers[hook] = Offer(module_id, tree, like)
+        self.offers[hook] = Offer(module_id, tree, like, shapes_of(learner.modules[module_id]))
+        self.expect(hook, at, module_id, self.offers[hook])
 
-    def check_known(self, module_id: str) -> None:
-        """Raise ``ValueError`` for the id of a module that there neither is nor will be."""
-        known = [*self.config["modules"], *(offer.module_id for offer in self.offers.values())]
-        if module_id not in known:
-            raise ValueError(f"there is no module {module_id}; there are {', '.join(known)}")
+    def expect(self, hook: str, at: Mapping[str, float], module_id: str, offer: Offer | None = None) -> None:
+        """``hook`` is going to add a module, or to remove one."""
+        ((unit, number),) = at.items()
+        self._changes.append(Change(hook, unit, number, module_id, offer))
+
+    def check_changes(self) -> None:
+        """Find out now, when all hooks are there, what would end the run when its time has come."""
+        present = {module_id: shapes_of(module) for module_id, module in self.learner.modules.items()}
+        runtime = self.builder.runtime
+        check_changes(present, self._changes, runtime["progress"].frame_skip, runtime["total_env_steps"])
 
     def add(self, hook: str) -> None:
         """Let the module that ``hook`` has offered take part from the next batch on."""
@@ -387,8 +385,7 @@ def _begin_like(member: Member, other: Member) -> None:
         for name, network in member.module.networks.items():
             network.load_state_dict(other.module.networks[name].state_dict())
     except (KeyError, RuntimeError) as error:
-        words = f"module {member.module_id} cannot begin with the weights of {other.module_id}"
-        raise ConfigError(f"{words}: their networks are not alike") from error
+        raise ConfigError(not_alike(member.module_id, other.module_id)) from error
 
 
 def _frames(tree: Config) -> int:

@@ -83,9 +83,18 @@ class Schema:
         names = dict.fromkeys(modules) if isinstance(modules, Mapping) else modules
         self._coerce(MODULES, dict[str, Any] | None, names)
         self._coerce(f"learner.{SELECTOR}", list[str] | str | None, chosen)
+        self._find_selector(chosen)
         checked = self._inner_nodes(MODULES, modules) if isinstance(modules, Mapping) else {}
         rest = {name: value for name, value in learner.items() if name not in OF_THE_RUN}
         return {**tree, "learner": rest}, {"modules": checked, SELECTOR: chosen}
+
+    def _find_selector(self, chosen: Any) -> None:
+        """A function that chooses modules is named as a target is."""
+        try:
+            if isinstance(chosen, str):
+                read_signature(chosen)
+        except TargetError as error:
+            self._report(f"learner.{SELECTOR}", str(error))
 
     def _find_nameless_env(self, env: Any) -> None:
         if is_node(env) and {"id", "make"} <= set(env) and env["id"] is None and env["make"] is None:

@@ -67,6 +67,8 @@ def test_without_modules_a_configuration_is_that_of_one_agent():
         ("learner.modules.eval={}", "eval is taken: give the module another name"),
         ("learner.modules_to_train=[lef]", "there is no such module; did you mean left?"),
         ("learner.modules_to_train=3", "expected a list"),
+        ("learner.modules_to_train=nope.chosen", "nope.chosen cannot be found: there is no module nope"),
+        ("learner.modules_to_train=runner.minibatches.cycl", "runner.minibatches has no cycl; did you mean Cycle?"),
     ],
 )
 def test_a_mistake_in_a_module_is_one_line_with_its_key(typed, line):

@@ -181,12 +181,47 @@ def test_a_module_may_begin_with_the_weights_of_another():
     assert ours is not after.modules["left"].module.networks["q"].model
 
 
-def test_weights_that_do_not_fit_are_refused_in_one_line():
-    config = compose_modules(*COMES, "hooks.add_module.like=left", "hooks.add_module.overrides.network.hidden=[8]")
-    experiment = built(config)
-    with pytest.raises(ConfigError, match="another cannot begin with the weights of left: their networks are not ali"):
-        experiment.trainer.train()
-    close(experiment)
+OTHER_NETWORK = "hooks.add_module.overrides.network.hidden=[8]"
+TAKEN = "hooks.add_module.module_id=right"
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ([*COMES, "hooks.add_module.like=left", OTHER_NETWORK], "add_module: .*another cannot begin with .* of left"),
+        ([*COMES, "hooks.add_module.like=nobody"], "add_module: there is no module nobody; there are left, right, an"),
+        ([*COMES, TAKEN], "add_module: there is a module right at that time"),
+        ([*BOTH, TAKEN], "add_module: there is a module right at that time"),  # it goes, but later
+        ([*COMES, "hooks.add_module.like=another"], "add_module: module another, whose weights .*, is not there at"),
+        ([*GOES, "hooks.remove_module.module_id=third"], "remove_module: there is no module third; there are left"),
+        ([*BOTH, "hooks.remove_module.module_id=another", "hooks.add_module.at.env_steps=800"],
+         "remove_module: module another is not there at that time"),
+        ([*BOTH, "hooks.add_module.at.env_steps=800", "hooks.add_module.like=right"],
+         "add_module: module right, .* is not there at that time"),
+    ],
+)  # fmt: skip
+def test_who_cannot_come_or_go_when_the_time_has_come_is_said_in_one_line_before_anything_runs(typed, words):
+    kept = [one for index, one in enumerate(typed) if one.partition("=")[0] not in
+            [later.partition("=")[0] for later in typed[index + 1 :]]]  # fmt: skip
+    with pytest.raises(ConfigError, match=f"^hooks.{words}") as raised:
+        built(compose_modules(*kept))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        ("hooks=[default,remove_module,add_module]", "hooks.remove_module.module_id=another",
+         "hooks.add_module.at.env_steps=400", "hooks.remove_module.at.frames=600"),
+        ("hooks=[default,remove_module,add_module]", "hooks.remove_module.module_id=right", TAKEN,
+         "hooks.add_module.at.env_steps=600", "hooks.remove_module.at.env_steps=600"),
+        (*COMES[:1], TAKEN, "hooks.add_module.at.env_steps=5000"),  # when the run is over
+        (*BOTH[:1], "hooks.remove_module.module_id=right", TAKEN, "hooks.add_module.at={updates: 60}",
+         "hooks.remove_module.at.env_steps=600"),  # nobody knows what comes first
+    ],
+)  # fmt: skip
+def test_who_can_come_and_go_when_the_time_has_come_does_so_whatever_the_order_of_the_hooks(typed):
+    close(built(compose_modules(*typed)))
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,107 @@
+"""Which modules come and go in mid-run, and whether they can: found out before anything is trained."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from runner.config.parts import Config
+from runner.learner.module import Module
+from runner.spec import ConfigError
+
+Shapes = Mapping[str, Any]
+"""Of the networks and targets of a module."""
+
+
+class Offer(NamedTuple):
+    """A module that a hook may add: its id and tree, the module whose weights it begins with, and its shapes."""
+
+    module_id: str
+    tree: Config
+    like: str | None
+    shapes: Shapes
+
+
+class Change(NamedTuple):
+    """What a hook does: when, and to which module; it adds one where there is an offer, and else removes it."""
+
+    hook: str
+    unit: str
+    number: float
+    module_id: str
+    offer: Offer | None = None
+
+
+def shapes_of(module: Module) -> Shapes:
+    """What has to be the same where weights of one module are given to another."""
+    return {name: _shapes(network.state_dict()) for name, network in module.networks.items()}
+
+
+def _shapes(state: Any) -> Any:
+    if isinstance(state, Mapping):
+        return {name: _shapes(value) for name, value in state.items()}
+    return list(state.shape) if isinstance(state, Tensor) else None
+
+
+def check_changes(present: Mapping[str, Shapes], changes: Sequence[Change], frame_skip: int, end: float) -> None:
+    """Raise ``ConfigError`` for a change that would end the run once its time has come.
+
+    Changes are made in the order of their times, which are compared as env steps where all are in those or in frames.
+    Where they are in different units nobody knows, and only ids are checked.
+
+    Args:
+        present: the modules at the beginning.
+        changes: in the order in which those of the same time are made.
+        end: env steps of the whole run; what is to come after it does not.
+    """
+    known = [*present, *(change.module_id for change in changes if change.offer)]
+    for change in changes:
+        wanted = change.offer.like if change.offer else change.module_id
+        if wanted is not None and wanted not in known:
+            raise _wrong(change, f"there is no module {wanted}; there are {', '.join(known)}")
+    there = dict(present)
+    for change in _in_order(changes, frame_skip, end):
+        if change.offer is None:
+            _remove(there, change)
+        else:
+            _add(there, change, change.offer)
+
+
+def _in_order(changes: Sequence[Change], frame_skip: int, end: float) -> list[Change]:
+    """Those within the run, by their times; none where the times cannot be compared."""
+    units = {"env_steps" if change.unit == "frames" else change.unit for change in changes}
+    if len(units) != 1:
+        return []
+    times = [change.number / (frame_skip if change.unit == "frames" else 1) for change in changes]
+    last = end if units == {"env_steps"} else math.inf
+    order = sorted(range(len(changes)), key=times.__getitem__)
+    return [changes[index] for index in order if times[index] <= last]
+
+
+def _add(there: dict[str, Shapes], change: Change, offer: Offer) -> None:
+    if change.module_id in there:
+        words = f"there is a module {change.module_id} at that time: remove_module takes one out"
+        raise _wrong(change, f"{words}, or give this one another module_id")
+    if offer.like is not None and offer.like not in there:
+        raise _wrong(change, f"module {offer.like}, whose weights it is to begin with, is not there at that time")
+    if offer.like is not None and offer.shapes != there[offer.like]:
+        raise _wrong(change, not_alike(change.module_id, offer.like))
+    there[change.module_id] = offer.shapes
+
+
+def _remove(there: dict[str, Shapes], change: Change) -> None:
+    if change.module_id not in there:
+        raise _wrong(change, f"module {change.module_id} is not there at that time")
+    if len(there) == 1:
+        raise _wrong(change, f"module {change.module_id} is the last one at that time, and a run needs one")
+    del there[change.module_id]
+
+
+def not_alike(module_id: str, like: str) -> str:
+    """That weights do not fit, in words."""
+    return f"module {module_id} cannot begin with the weights of {like}: their networks are not alike"
+
+
+def _wrong(change: Change, words: str) -> ConfigError:
+    return ConfigError(f"hooks.{change.hook}: {words}")
