@@ -7,6 +7,7 @@ from typing import Any
 from runner.config.composer import Composer
 from runner.config.groups import unchosen_keys
 from runner.config.injected import INJECTED
+from runner.config.modules import of_the_run
 from runner.config.origins import Origins
 from runner.config.overrides import Typed
 from runner.config.report import Problem, did_you_mean, nearest, nearest_key, show
@@ -115,6 +116,8 @@ def _absent(item: Typed, tree: Mapping[str, Any], composer: Composer) -> Problem
     parent = _deepest_parent(tree, item.key)
     if parent and not isinstance(lookup(tree, parent), Mapping | list):
         return item.problem(item.key, f"{parent} is a value, it has no keys in it")
+    if told := of_the_run(item.key):
+        return item.problem(item.key, *told)
     parameter, rest = parameter_at(tree, item.key)
     if parameter is not None and item.prefix != "~" and parameter.name not in INJECTED:
         takes = f"{'.'.join(item.key.split('.')[: -len(rest) or None])} takes {describe(parameter.hint)}"

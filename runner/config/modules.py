@@ -20,8 +20,9 @@ GROUPS = (
 """What a module has of its own; all else belongs to the run."""
 OF_THE_RUN = ("modules", SELECTOR)
 """What the learner has besides what is said of each module."""
-NOT_OF_MODULES = (*OF_THE_RUN, "kind", "restore", "precision")
+OF_THE_LEARNER = ("kind", "restore", "precision")
 """What no module has of its own: there is one learner, and ``restore`` says it by their ids."""
+NOT_OF_MODULES = (*OF_THE_RUN, *OF_THE_LEARNER)
 OVERRIDES = "overrides"
 ADDS = "hooks.add_module.AddModule"
 """The hook whose ``overrides`` are those of a module, too."""
@@ -110,11 +111,39 @@ def module_problems(tree: Mapping[str, Any], origins: Origins) -> Iterator[Probl
         if not isinstance(own, Mapping):
             yield Problem(key, origins.of(key), "expected a mapping of groups to what is different there")
             continue
+        yield from _ignored(tree, own, key, origins)
         for group, value in own.items():
             if isinstance(value, Mapping) and isinstance(tree.get(group), Mapping) and TARGET not in tree[group]:
                 value = None  # what is wrong with the run's own is said there
             yield from _group_problems(str(group), value, f"{key}.{group}", origins)
     yield from _of_selector(tree, modules, origins)
+
+
+def _ignored(tree: Mapping[str, Any], own: Mapping[str, Any], key: str, origins: Origins) -> Iterator[Problem]:
+    """What is said of a module and holds for the run alone, so that nobody would ever look at it."""
+    said = own.get("learner")
+    keys = [f"{key}.learner.{name}" for name in OF_THE_LEARNER if isinstance(said, Mapping) and name in said]
+    every = lookup(own, "evaluation.every")
+    if every is not ABSENT and every != lookup(tree, "evaluation.every"):
+        keys += [f"{key}.evaluation.every"]
+    for one in keys:
+        yield Problem(one, origins.of(one), *(of_the_run(one) or ()))
+
+
+def of_the_run(key: str) -> tuple[str, str] | None:
+    """What to say of a key of a module that holds for the run alone, and what to do."""
+    if not is_of_module(key):
+        return None
+    for name in OF_THE_LEARNER:
+        if key.endswith(f".learner.{name}"):
+            hint = f"set learner.{name}"
+            if name == "restore":
+                added = key.partition(f".{OVERRIDES}.")[0]
+                hint = f"{added}.like=<module>" if added != key else "learner.restore={<module>: <folder>}"
+            return "is said of the run: all modules are in one learner", hint
+    if key.endswith(".evaluation.every"):
+        return "is said of the run: all modules are evaluated at once", "set evaluation.every"
+    return None
 
 
 def _group_problems(group: str, value: Any, key: str, origins: Origins) -> Iterator[Problem]:

@@ -1,5 +1,7 @@
 """``learner.modules`` on the command line: each is complete, may be changed by key, and is checked as the run is."""
 
+import itertools
+
 import pytest
 
 from runner.config.arguments import parse_arguments
@@ -75,6 +77,45 @@ def test_a_mistake_in_a_module_is_one_line_with_its_key(typed, line):
     lines = refused(typed)
     assert any(line in one for one in lines), lines
     assert all("command line" in one for one in lines)
+
+
+@pytest.mark.parametrize(
+    ("typed", "line"),
+    [
+        (
+            "right.learner.precision=fp16",
+            "learner.precision (command line): is said of the run: all modules are in one",
+        ),
+        (
+            "right.learner.kind={_target_: runner.learner.learner.Learner}",
+            "learner.kind (command line): is said of the r",
+        ),
+        ("right.learner.restore={right: outputs}", "one learner; learner.restore={<module>: <folder>}"),
+        ("right.evaluation.every.env_steps=10", "at once; set evaluation.every"),
+    ],
+)
+def test_what_holds_for_the_run_alone_is_refused_in_a_module(typed, line):
+    for where, plus in itertools.product(("learner.modules.", "hooks.add_module.overrides."), ("", "+")):
+        is_added = where.startswith("hooks")
+        if plus and "every" in typed:  # it is there already
+            continue
+        more = ["hooks=[default,add_module]"] if is_added else []
+        (found,) = refused(f"{plus}{where}{typed.removeprefix('right.') if is_added else typed}", *more)
+        key = (
+            line
+            if not is_added
+            else line.replace("learner.restore={<module>: <folder>}", "hooks.add_module.like=<module>")
+        )
+        assert key in found
+
+
+def test_a_module_may_say_of_its_evaluation_what_the_run_says_and_how_many_episodes_it_has():
+    found = modules(
+        "learner.modules.right.evaluation={every: {env_steps: 500}, episodes: 3}", "evaluation.every.env_steps=500"
+    )
+    assert [one["evaluation"]["episodes"] for one in found.values()] == [10, 3]
+    found = modules("evaluation.every.updates=70")
+    assert [one["evaluation"]["every"] for one in found.values()] == [{"updates": 70}] * 2
 
 
 @pytest.mark.parametrize("name", ["a-b", "a b", "a:b"])
