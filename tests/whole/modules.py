@@ -119,7 +119,7 @@ def learnt(experiment: Experiment, module_id: str) -> dict[str, Any]:
         "optimizations": {one.name: one.state_dict() for one in member.module.optimizations},
         "collector": member.collector.state_dict(),
         "source": member.source.state_dict(),
-        "progress": member.progress.state_dict(),
+        "progress": {**member.progress.state_dict(), "seconds": 0},
         "hooks": member.state_dict(),
     }
 
