@@ -12,6 +12,7 @@ from runner.config.member import Member
 from runner.config.parts import Config, build_acting, build_learning, check_capacity
 from runner.config.registered import check_learning, register_hooks, register_hooks_of_modules
 from runner.config.roster import Roster
+from runner.data.by_module import SourceByModule
 from runner.envs.vector import Environment
 from runner.evaluation import Evaluation, EvaluationByModule
 from runner.hook import TrainerHookBase
@@ -31,7 +32,7 @@ class Experiment:
 
     trainer: Trainer
     environment: Environment
-    source: DataSource
+    source: DataSource | SourceByModule
     evaluation: Evaluation | EvaluationByModule
     networks: Mapping[str, nn.Module]
     hooks: Mapping[str, TrainerHookBase]

@@ -105,7 +105,7 @@ class Roster:
         self.collector.members, self.collector.prepare = self._who, self._become
         self.source = SourceByModule(
             {module_id: member.source for module_id, member in members.items()},
-            lambda module_id: self.members[module_id].progress.env_steps,
+            lambda module_id: self.members[module_id].is_warm,
         )
         evaluations = {module_id: member.evaluation for module_id, member in members.items()}
         self.evaluation = EvaluationByModule(evaluations, self.config["evaluation"]["every"])

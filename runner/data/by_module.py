@@ -1,27 +1,24 @@
-"""Data sources of several modules, each fed and drawn from by itself."""
+"""Data sources of several modules, each fed and drawn from by hooks of its own."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from tensordict import TensorDict, TensorDictBase
 
 from runner.spec import CheckpointError, DataSource, StateDict
 
 
 class SourceByModule:
-    """Takes and gives batches keyed by module id; all parts have as many updates for each batch.
+    """Sources that hooks of their modules feed and draw from; all have as many updates for each batch.
 
     Args:
-        parts: sources by module id.
-        env_steps_of: how many env steps a module has played, which its own warm-up is compared with.
+        parts: by module id.
+        is_warm: whether the module of that id has played enough to be updated.
     """
 
     warmup = 0
     """The run waits for nothing: a module that has not played enough is left out of updates, the others are not."""
 
-    def __init__(self, parts: Mapping[str, DataSource], env_steps_of: Callable[[str], int]) -> None:
+    def __init__(self, parts: Mapping[str, DataSource], is_warm: Callable[[str], bool]) -> None:
         self.parts: dict[str, DataSource] = {}
-        self._env_steps_of = env_steps_of
+        self._is_warm = is_warm
         for module_id, part in parts.items():
             self.add(module_id, part)
 
@@ -42,33 +39,9 @@ class SourceByModule:
     def remove(self, module_id: str) -> None:
         del self.parts[module_id]
 
-    def warm(self) -> list[str]:
-        """The modules that have played enough to be updated."""
-        return [module_id for module_id, part in self.parts.items() if self._env_steps_of(module_id) >= part.warmup]
-
     def optim_steps(self) -> int:
         """Updates for each batch; none as long as no module is warm."""
-        warm = self.warm()
-        return self.parts[warm[0]].optim_steps() if warm else 0
-
-    def extend(self, batch: TensorDictBase) -> None:
-        for module_id, part in self._parts_in(batch):
-            part.extend(batch.get(module_id))
-
-    def sample(self, batch: TensorDictBase) -> TensorDictBase:
-        """A sub-batch of each module that ``batch`` has."""
-        drawn: dict[str, Any] = {
-            module_id: part.sample(batch.get(module_id)) for module_id, part in self._parts_in(batch)
-        }
-        return TensorDict(drawn, [])
-
-    def update_priority(self, sub_batch: TensorDictBase) -> None:
-        for module_id, part in self._parts_in(sub_batch):
-            part.update_priority(sub_batch.get(module_id))
-
-    def _parts_in(self, batch: TensorDictBase) -> list[tuple[str, DataSource]]:
-        present = set(batch.keys())
-        return [(module_id, part) for module_id, part in self.parts.items() if module_id in present]
+        return next((part.optim_steps() for module_id, part in self.parts.items() if self._is_warm(module_id)), 0)
 
     def __str__(self) -> str:
         return ", ".join(f"{module_id}: {type(part).__name__}" for module_id, part in self.parts.items())

@@ -35,7 +35,7 @@ def add(count: int) -> None:
     following = {"observation": torch.randn(1, count, 4), "reward": torch.ones(1, count)}
     following |= {"terminated": flag, "truncated": flag, "done": flag}
     row = {"observation": torch.randn(1, count, 4), "action": torch.zeros(1, count, dtype=torch.int64)}
-    experiment.source.extend(TensorDict({**row, "next": following}, batch_size=[1, count]))
+    trainer.source.extend(TensorDict({**row, "next": following}, batch_size=[1, count]))
     trainer.progress.env_steps += count
 
 
