@@ -7,6 +7,7 @@ from tensordict import TensorDict, TensorDictBase
 from tensordict.utils import NestedKey
 from torch import Tensor
 
+from runner.minibatches import new_order
 from runner.spec import (
     NEXT_ACTION_MASK,
     NEXT_EPISODE_LENGTH,
@@ -25,6 +26,8 @@ LEFT_OUT: tuple[NestedKey, ...] = (
 
 class Rollout:
     """Each collected batch ``[N, T]`` is gone through ``epochs`` times, in a new random order each time.
+
+    The rule is that of :mod:`runner.minibatches`, with minibatches that divide the batch.
 
     Sub-batches are ``[B]``, or ``[B / L, L]`` of whole sequences, which begin where the recorded memory stands. All of
     them are views of one memory that the next epoch overwrites.
@@ -110,7 +113,7 @@ class Rollout:
 
     def _shuffle(self) -> None:
         rows = len(next(iter(self._flat.values())))
-        order = torch.randperm(rows, generator=self.generator).to(self.device)
+        order = new_order(rows, self.generator).to(self.device)
         for key, into in self._shuffled.items():
             torch.index_select(self._flat[key], 0, order, out=into)
 

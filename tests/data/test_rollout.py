@@ -9,6 +9,7 @@ from tensordict import TensorDict
 from hooks.kl_stop import KLStop
 from hooks.replay_buffer import ReplayBufferTrainer
 from runner.data.rollout import LEFT_OUT, Rollout
+from runner.minibatches import cyclic_minibatches
 from runner.spec import ConfigError
 from runner.trainer import Trainer
 from tests.toys import Call, Counter, RewardModel, collector, environment, same_tree
@@ -48,6 +49,18 @@ def test_each_epoch_visits_every_step_once(batch_size):
         assert [len(sub_batch) for sub_batch in epoch] == [batch_size or 12] * (12 // (batch_size or 12))
         assert sorted(steps_of(epoch)) == numbers()
     assert one.optim_steps() == 3 * (12 // (batch_size or 12))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "length"), [(1, None), (4, None), (12, None), (None, None), (4, 2), (12, 4), (None, 4)]
+)
+def test_minibatches_are_those_of_a_learner_that_is_used_by_itself(batch_size, length):
+    one, given = rollout(3, batch_size, length, seed=5), batch()
+    drawn = epochs_of(one, given)
+    rows = given.transpose(0, 1).flatten() if length is None else given.unflatten(1, (-1, length)).flatten(0, 1)
+    size = (batch_size or 12) // (length or 1)
+    taken = cyclic_minibatches({"a": rows}, 3, size, {"a": torch.Generator().manual_seed(5)})
+    assert [sub_batch for epoch in drawn for sub_batch in epoch] == [found["a"]["number"].tolist() for found in taken]
 
 
 def test_each_epoch_has_an_order_of_its_own():
