@@ -131,5 +131,5 @@ def test_of_several_modules_one_has_to_be_named(tmp_path, storage):
 
 def test_a_run_of_one_module_has_no_others(tmp_path):
     save(tmp_path, "tensor", 5)
-    with pytest.raises(DatasetError, match="which module's data. there is only"):
+    with pytest.raises(DatasetError, match=r"which module's data. there is only"):
         open_dataset(tmp_path / "modules" / "left")
