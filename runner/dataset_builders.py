@@ -1,6 +1,6 @@
 """Datasets: written by a run, and opened again."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from runner.data.dataset import Dataset, DatasetError, DatasetWriter
 from runner.data.dataset_header import HEADER
 from runner.data.saved_replay import dataset_of
 from runner.record.tensordict import TensorDictRecorder
+from runner.runs import place_of_module
 from runner.spec import CheckpointError, EnvSpec, as_key
 from runner.types import KeyPath, PositiveInt
 
@@ -63,15 +64,20 @@ def open_dataset(path: str | Path, verify: bool = True) -> Dataset:
             return Dataset(place, verify)
     run, module_id = _run_and_module(folder)
     found: list[Dataset] = []
-    modules: list[str] = []
+    places: dict[str, Path] = {}
 
     def accept(state: dict[str, Any]) -> None:
         source = state.get("source", {})
-        modules[:] = [one for one in state.get("learner", {}).get("rl_module", {}) if one in source]
-        if bool(modules) != (module_id is not None) or module_id not in (None, *modules):
+        places.clear()
+        places.update({one: _place_of(one, state, run) for one in _modules_of(state) if one in source})
+        if module_id is None and not places:
+            place = run
+        elif module_id in places and folder.name in (module_id, places[module_id].name):
+            source, place = source[module_id], places[module_id]
+        else:
             return  # which is no fault of the checkpoint
         try:
-            found[:] = [dataset_of(source[module_id] if module_id else source, folder if module_id else run)]
+            found[:] = [dataset_of(source, place)]
         except DatasetError as error:
             raise CheckpointError(str(error)) from error
 
@@ -82,12 +88,23 @@ def open_dataset(path: str | Path, verify: bool = True) -> Dataset:
     except CheckpointError as error:
         raise DatasetError(folder, str(error)) from error
     if not found:
-        there = ", ".join(str(run / "modules" / one) for one in modules) or f"only {run}"
+        there = ", ".join(map(str, places.values())) or f"only {run}"
         raise DatasetError(folder, f"which module's data? there is {there}")
     return found[0]
 
 
 def _run_and_module(folder: Path) -> tuple[Path, str | None]:
     if folder.parent.name == "modules":
-        return folder.parent.parent, folder.name
+        return folder.parent.parent, folder.name.partition("-")[0]
     return (folder.parent if folder.name == "ckpt" else folder), None
+
+
+def _modules_of(state: Mapping[str, Any]) -> list[str]:
+    return list(state.get("learner", {}).get("rl_module", {}))
+
+
+def _place_of(module_id: str, state: Mapping[str, Any], run: Path) -> Path:
+    """Where the module of a checkpoint writes; of one that came later the checkpoint says when."""
+    entry: Any = state.get("collector", {}).get("members", {}).get(module_id) or ()
+    since = entry[2] if len(entry) > 2 and type(entry[2]) is int else 0
+    return run / place_of_module(module_id, since)

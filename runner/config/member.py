@@ -15,6 +15,7 @@ from runner.learner.module import Module, ModuleSpec
 from runner.learner.optimization import Optimization
 from runner.metrics import Metrics
 from runner.points import POINTS, Intervals, Operation, Registered, make_registered, name_of, operate, process
+from runner.runs import place_of_module
 from runner.spec import ConfigError, StateDict, Stateful
 
 
@@ -155,16 +156,10 @@ class MetricsOfModule:
 
 
 class RunOfModule:
-    """A run's folder, with a place in it for what a module writes.
-
-    Args:
-        since: env steps of the run after which the module came, 0 for the beginning: what one of the same name had
-            written before it was removed may be in checkpoints, and stays as it is.
-    """
+    """A run's folder, with a place in it for what a module writes; see :func:`place_of_module`."""
 
     def __init__(self, run: Any, module_id: str, since: int = 0) -> None:
-        self._run = run
-        self.place = f"modules/{module_id}-{since}" if since else f"modules/{module_id}"
+        self._run, self.place = run, place_of_module(module_id, since)
         self.path = Path(run.path) / self.place
 
     def __getattr__(self, name: str) -> Any:

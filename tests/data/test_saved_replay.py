@@ -129,6 +129,19 @@ def test_of_several_modules_one_has_to_be_named(tmp_path, storage):
             open_dataset(wrong)
 
 
+def test_of_a_module_that_came_back_the_rows_are_in_a_folder_of_its_own(tmp_path):
+    folder = tmp_path / "modules" / "right-700"
+    for place, rows in ((tmp_path / "modules" / "right", 5), (folder, 10)):
+        part = make_replay_buffer(capacity=20, storage="memmap", run=place)
+        part.extend(batch(0, 2, rows))
+    state = {"source": {"right": part.state_dict()}, "learner": {"rl_module": {"right": {}}}}
+    members = {"members": {"right": ["add_module", 300, 700]}}
+    CheckpointStore(tmp_path, backend="torch").save({**state, "collector": members}, {"env_steps": 20})
+    assert [len(open_dataset(tmp_path / "modules" / name)) for name in ("right", "right-700")] == [20, 20]
+    with pytest.raises(DatasetError, match=r"which module's data\? there is .*modules/right-700"):
+        open_dataset(tmp_path / "modules" / "right-600")
+
+
 def test_a_run_of_one_module_has_no_others(tmp_path):
     save(tmp_path, "tensor", 5)
     with pytest.raises(DatasetError, match=r"which module's data. there is only"):
