@@ -10,9 +10,8 @@ from pydantic import Field
 from runner.checkpoint.store import CheckpointStore
 from runner.data.dataset import Dataset, DatasetError, DatasetWriter
 from runner.data.dataset_header import HEADER
-from runner.data.saved_replay import dataset_of
+from runner.data.saved_replay import dataset_of, place_of_module
 from runner.record.tensordict import TensorDictRecorder
-from runner.runs import place_of_module
 from runner.spec import CheckpointError, EnvSpec, as_key
 from runner.types import KeyPath, PositiveInt
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, get_args
 
 from tensordict import TensorDict, TensorDictBase
-from torch import Tensor
 
+from runner.kept_batches import put_together, take_apart
 from runner.spec import ContractError, Progress, StateDict, parts_of
 from runner.types import Every, Unit
 
@@ -182,18 +182,3 @@ class UnfinishedBatch:
             self.keep(TensorDict(parts, []), state["done"])
         elif state:
             self.keep(put_together(state), state["done"])
-
-
-def take_apart(batch: TensorDictBase) -> StateDict:
-    """A batch as a checkpoint can hold it."""
-    leaves = batch.items(include_nested=True, leaves_only=True)
-    tensors = [(key, value) for key, value in leaves if isinstance(value, Tensor)]
-    return {"batch_size": list(batch.batch_size), "tensors": tensors}
-
-
-def put_together(state: StateDict) -> TensorDict:
-    """The batch that :func:`take_apart` took apart."""
-    batch = TensorDict(batch_size=state["batch_size"])
-    for key, tensor in state["tensors"]:
-        batch.set(key, tensor)
-    return batch

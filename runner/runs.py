@@ -157,16 +157,6 @@ class RunFolder:
         _replace(self.path / RUN_FILE, json.dumps(self.record | {"digest": _seal(self.record)}, indent=1))
 
 
-def place_of_module(module_id: str, since: int = 0) -> str:
-    """Where in a run's folder one of several modules writes.
-
-    Args:
-        since: env steps of the run after which it came, 0 for the beginning: what one of the same name had written
-            before it was removed may be in checkpoints, and stays as it is.
-    """
-    return f"modules/{module_id}-{since}" if since else f"modules/{module_id}"
-
-
 def _replace(path: Path, text: str) -> None:
     """Replace a file in one step, so that a reader sees the old or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 
 from tensordict import TensorDict, TensorDictBase
 
-from runner.hook import put_together, take_apart
+from runner.kept_batches import put_together, take_apart
 from runner.spec import CheckpointError, Collector, EnvFault, Progress, StateDict
 
 
@@ -18,15 +18,20 @@ class CollectorByModule:
     Args:
         parts: collectors by module id; each counts in its own ``progress``.
         progress: the run's counters.
+        members: gives what is saved besides, of who takes part and why.
+        prepare: called with that before anything is loaded; afterwards the parts are those of the saved state.
     """
 
-    def __init__(self, parts: Mapping[str, Collector], progress: Progress) -> None:
+    def __init__(
+        self,
+        parts: Mapping[str, Collector],
+        progress: Progress,
+        members: Callable[[], StateDict] = dict,
+        prepare: Callable[[StateDict], None] = lambda members: None,
+    ) -> None:
         self.parts = dict(parts)
         self.progress = progress
-        self.members: Callable[[], StateDict] = dict
-        """What is saved besides, of who takes part and why."""
-        self.prepare: Callable[[StateDict], None] = lambda members: None
-        """Called with that before anything is loaded: afterwards the parts are those of the saved state."""
+        self._members, self._prepare = members, prepare
         self._iterators: dict[str, Iterator[TensorDictBase]] = {}
         self._waiting: dict[str, TensorDictBase] = {}
 
@@ -106,10 +111,10 @@ class CollectorByModule:
             for module_id, part in self.parts.items()
         }
         waiting = {module_id: take_apart(batch) for module_id, batch in self._waiting.items()}
-        return {"members": self.members(), "parts": parts, "waiting": waiting}
+        return {"members": self._members(), "parts": parts, "waiting": waiting}
 
     def load_state_dict(self, state: StateDict) -> None:
-        self.prepare(state["members"])
+        self._prepare(state["members"])
         if state["parts"].keys() != self.parts.keys():
             words = f"modules {', '.join(state['parts'])}, and this run has {', '.join(self.parts)}"
             raise CheckpointError(f"the checkpoint is of {words}")

@@ -87,7 +87,7 @@ def _assemble_one(config: Config, builder: Builder, run: Any) -> Experiment:
 
 def _assemble_modules(config: Config, builder: Builder, run: Any) -> Experiment:
     """A run of several modules: what they have in common, around what is each one's own."""
-    roster = Roster(config, builder)
+    roster = Roster(config, builder, check_learning)
     members = roster.members
     try:
         trainer = _make_trainer(config, builder, run)

@@ -9,13 +9,13 @@ from torch import nn
 
 from runner.config.build import Builder
 from runner.config.parts import Config
+from runner.data.saved_replay import place_of_module
 from runner.hook import Interval, TrainerHookBase
 from runner.learner.learner import Learner
 from runner.learner.module import Module, ModuleSpec
 from runner.learner.optimization import Optimization
 from runner.metrics import Metrics
 from runner.points import POINTS, Intervals, Operation, Registered, make_registered, name_of, operate, process
-from runner.runs import place_of_module
 from runner.spec import ConfigError, StateDict, Stateful
 
 

@@ -84,7 +84,6 @@ def register_hooks_of_modules(config: Config, builder: Builder, trainer: Trainer
             hook.register(trainer, name)
             roster.hooks[name] = hook
     roster.check_changes()
-    roster.check = lambda member: check_member(member, roster)
     for member in roster.members.values():
         roster.check(member)
 
@@ -101,15 +100,6 @@ def _nodes(config: Config, roster: Roster) -> list[tuple[str, Config]]:
             if node is not None:
                 found.setdefault(name, node)
     return list(found.items())
-
-
-def check_member(member: Member, roster: Roster) -> None:
-    """Refuse a module that would not learn as its settings say."""
-    of_run = [hook for name, hook in roster.hooks.items() if "/" not in name]
-    try:
-        check_learning(member, [*of_run, *member.hooks.values()])
-    except ConfigError as error:
-        raise ConfigError(f"module {member.module_id}: {error}") from error
 
 
 def is_by_module(target: str) -> bool:

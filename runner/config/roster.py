@@ -4,9 +4,8 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tensordict import TensorDict, TensorDictBase
-
 from runner.collectors.by_module import CollectorByModule
+from runner.config.at_points import HooksOfModules
 from runner.config.build import Builder
 from runner.config.changes import Change, Offer, check_changes, not_alike, shapes_of
 from runner.config.member import Member, RunOfModule
@@ -19,9 +18,8 @@ from runner.hook import TrainerHookBase
 from runner.learner.learner import Learner
 from runner.learner.module import ModuleSpec
 from runner.learner_builders import build_learner, restore_modules
-from runner.points import POINTS
 from runner.seeding import Streams, stream_seed, unchanged_globals
-from runner.spec import LARGEST_COUNT, CheckpointError, ConfigError, EnvFault, Progress, StateDict, parts_of
+from runner.spec import LARGEST_COUNT, CheckpointError, ConfigError, EnvFault, Progress, StateDict
 
 log = logging.getLogger(__name__)
 
@@ -44,17 +42,16 @@ class Roster:
     Args:
         config: of the whole run.
         builder: the run's, with what all modules share.
+        check: raises ``ConfigError`` for a module that, with its own hooks and those of the run, would not learn.
     """
 
-    def __init__(self, config: Config, builder: Builder) -> None:
-        self.config, self.builder = config, builder
+    def __init__(self, config: Config, builder: Builder, check: Callable[[Member, Sequence[Any]], None]) -> None:
+        self.config, self.builder, self._check = config, builder, check
         self.members: dict[str, Member] = {}
         self.hooks: dict[str, TrainerHookBase] = {}
         """Those of the run, and those of each module as ``<id>/<name>``."""
         self.hook_names: list[str] = []
         """Those of which each module has one."""
-        self.check: Callable[[Member], None] = lambda member: None
-        """Raises ``ConfigError`` for a module whose hooks are not what it needs."""
         self.offers: dict[str, Offer] = {}
         self._changes: list[Change] = []
         self._added: dict[str, Added] = {}
@@ -99,10 +96,8 @@ class Roster:
     def _put_together(self) -> None:
         """The parts of all modules as the parts of one run."""
         runtime, members = self.builder.runtime, self.members
-        self.collector = CollectorByModule(
-            {module_id: member.collector for module_id, member in members.items()}, runtime["progress"]
-        )
-        self.collector.members, self.collector.prepare = self._who, self._become
+        collectors = {module_id: member.collector for module_id, member in members.items()}
+        self.collector = CollectorByModule(collectors, runtime["progress"], self._who, self._become)
         self.source = SourceByModule(
             {module_id: member.source for module_id, member in members.items()},
             lambda module_id: self.members[module_id].is_warm,
@@ -133,9 +128,7 @@ class Roster:
     def register(self, trainer: Any) -> None:
         """Stand at every point of the loop, before the run's own hooks."""
         self._trainer = trainer
-        for point, kind in POINTS.items():
-            if kind != "optimization":
-                trainer.register_op(point, AtPoint(self, point))
+        HooksOfModules(self.members, trainer)
         trainer.register_module("modules", self)
         for member in self.members.values():
             member.join(trainer)
@@ -152,68 +145,6 @@ class Roster:
             hook = member.builder.build(node)
         hook.register(member, name)
         member.hooks[name] = self.hooks[f"{member.module_id}/{name}"] = hook
-
-    def call(self, point: str, *batches: TensorDictBase) -> Any:
-        """What the modules' hooks do at a point of the loop."""
-        if point == "process_optim_batch":
-            return self._draw(*batches)
-        if point == "batch_process":
-            return self._process(*batches)
-        if point == "pre_optim_steps":
-            for member in self.members.values():
-                member.optim_stopped = False
-        if point == "post_optim":
-            for member in self._updated():
-                member.progress.updates += 1
-        for module_id, member in list(self.members.items()):
-            self._call_one(point, module_id, member, *batches)
-        if point == "post_loss" and self._have_all_stopped():
-            self._trainer.optim_stopped = True
-        return None
-
-    def _have_all_stopped(self) -> bool:
-        """Whether there is nobody left who may be updated with this batch: who is chosen may change with each."""
-        chosen = self.learner.modules_to_train
-        waiting = [
-            member.optim_stopped
-            for module_id, member in self.members.items()
-            if member.is_warm and (chosen is None or callable(chosen) or module_id in chosen)
-        ]
-        return bool(waiting) and all(waiting)
-
-    def _call_one(self, point: str, module_id: str, member: Member, *batches: TensorDictBase) -> None:
-        if batches and module_id not in batches[0].keys():
-            return  # it came later, or is not in this update
-        parts = [batch.get(module_id) for batch in batches]
-        if POINTS[point] == "log":
-            member.log(point, *parts)
-        elif point != "post_optim" or member.is_updated:
-            member.operate(point, *parts)
-
-    def _process(self, batch: TensorDictBase) -> TensorDictBase:
-        parts: dict[str, Any] = {
-            module_id: self.members[module_id].process("batch_process", part)
-            for module_id, part in parts_of(batch).items()
-        }
-        return TensorDict(parts, [])
-
-    def _draw(self, batch: TensorDictBase) -> TensorDictBase:
-        """A sub-batch of each module that takes part in this update."""
-        chosen, parts = self.learner.select_modules(batch), dict[str, Any]()
-        for module_id, part in parts_of(batch).items():
-            member = self.members[module_id]
-            member.is_updated = module_id in chosen and member.is_warm and not member.optim_stopped
-            if member.is_updated:
-                parts[module_id] = member.process("process_optim_batch", part)
-        return TensorDict(parts, [])
-
-    def _updated(self) -> list[Member]:
-        return [member for member in self.members.values() if member.is_updated]
-
-    def schedule(self, point: str) -> str:
-        """The modules' operations at a point, by their names."""
-        named = {module_id: member.names(point) for module_id, member in self.members.items()}
-        return "; ".join(f"{module_id}: {', '.join(names)}" for module_id, names in named.items() if names)
 
     def offer(self, hook: str, at: Mapping[str, float], module_id: str, tree: Config, like: str | None) -> None:
         """Let ``hook`` add a module later; what is wrong with it is found out now, by making one."""
@@ -273,6 +204,14 @@ class Roster:
             self.register_hook(member, name)
         self.check(member)
         return member
+
+    def check(self, member: Member) -> None:
+        """Refuse a module whose hooks are not what it needs."""
+        of_run = [hook for name, hook in self.hooks.items() if "/" not in name]
+        try:
+            self._check(member, [*of_run, *member.hooks.values()])
+        except ConfigError as error:
+            raise ConfigError(f"module {member.module_id}: {error}") from error
 
     def remove(self, module_id: str) -> None:
         """Let a module go with all that belongs to it."""
@@ -336,20 +275,6 @@ class Roster:
         self.learner.modules_to_train = self._chosen()  # what is configured now, and not what was
         for module_id, member in self.members.items():
             member.load_state_dict(state[module_id])
-
-
-class AtPoint:
-    """What stands for all modules' hooks at one point of the loop; shown by their names."""
-
-    def __init__(self, roster: Roster, point: str) -> None:
-        self.roster, self.point = roster, point
-
-    def __call__(self, *batches: TensorDictBase) -> Any:
-        return self.roster.call(self.point, *batches)
-
-    @property
-    def shown_as(self) -> str:
-        return self.roster.schedule(self.point) or "-"
 
 
 def _build(config: Config, builder: Builder, streams: Streams) -> ModuleSpec:

@@ -18,6 +18,16 @@ from runner.data.storage import name_of
 from runner.spec import ACTION, OBSERVATION, StateDict
 
 
+def place_of_module(module_id: str, since: int = 0) -> str:
+    """Where in a run's folder one of several modules writes.
+
+    Args:
+        since: env steps of the run after which it came, 0 for the beginning: what one of the same name had written
+            before it was removed may be in checkpoints, and stays as it is.
+    """
+    return f"modules/{module_id}-{since}" if since else f"modules/{module_id}"
+
+
 def dataset_of(source: StateDict, run: Path) -> Dataset:
     """The transitions that a source in the run's folder ``run`` held when it was saved; rows in files take no memory.
 

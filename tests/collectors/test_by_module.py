@@ -128,11 +128,18 @@ def test_the_state_of_other_modules_is_refused():
 
 
 def test_whoever_has_to_be_there_is_asked_for_before_the_state_is_loaded():
-    saved = of(left=Counting(2), right=Counting(2))
-    saved.members = lambda: {"left": [], "right": ["hook", 5]}
-    one = of(left=Counting(2))
-    one.prepare = lambda members: one.add("right", Counting(2)) if "right" in members else None
+    members = {"left": [], "right": ["hook", 5]}
+    parts = {"left": Counting(2), "right": Counting(2)}
+    saved = CollectorByModule(parts, Progress(), members=lambda: members)
+    asked = []
+
+    def prepare(members):
+        asked.append(members)
+        one.add("right", Counting(2))
+
+    one = CollectorByModule({"left": Counting(2)}, Progress(), prepare=prepare)
     one.load_state_dict(saved.state_dict())
+    assert asked == [members]
     assert list(one.parts) == ["left", "right"]
 
 

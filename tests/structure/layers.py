@@ -6,7 +6,7 @@ from graphlib import CycleError, TopologicalSorter
 from tests.structure.sources import Import, Source, imports_of
 
 LAYERS = {
-    0: ("runner.types", "runner.text", "runner.spec", "runner.extras"),
+    0: ("runner.types", "runner.text", "runner.spec", "runner.extras", "runner.kept_batches"),
     1: (
         "runner.batch_source",
         "runner.minibatches",

@@ -12,12 +12,14 @@ from runner.checkpoint.store import CheckpointStore
 from runner.config import experiment as running
 from runner.config.arguments import parse_arguments
 from runner.config.assemble import assemble
+from runner.config.at_points import AtPoint
 from runner.config.check import check
 from runner.config.experiment import run_experiment
 from runner.config.export import export_run
 from runner.config.summary import explain_schedule
 from runner.data.memmap import MemMapStorage
 from runner.envs.two_tasks import TwoTasks
+from runner.points import POINTS
 from runner.runs import RunFolder
 from runner.spec import CheckpointError, ConfigError, EnvFault
 from tests.whole.children import fork, spawn
@@ -345,6 +347,16 @@ def test_a_hook_that_comes_and_goes_is_refused_where_there_is_one_agent():
     config = compose_modules(*COMES, modules="learner.modules={}")
     with pytest.raises(ConfigError, match="add_module: this run has one agent"):
         built(config)
+
+
+@pytest.mark.parametrize("hooks", ["hooks=[count_frames,default]", "hooks=[default,count_frames]"])
+def test_at_each_point_hooks_of_modules_come_before_those_of_the_run(hooks):
+    experiment = built(compose_modules(hooks))
+    for point in POINTS:
+        of_modules = [isinstance(one, AtPoint) for one in experiment.trainer.operations(point)]
+        assert of_modules == sorted(of_modules, reverse=True)
+        assert sum(of_modules) == (point != "optimizer")
+    close(experiment)
 
 
 def test_one_named_module_is_written_as_one_of_many():
