@@ -9,6 +9,9 @@ import torch
 from torch import nn, optim
 from torch.optim.lr_scheduler import ExponentialLR
 
+from runner.config.arguments import parse_arguments
+from runner.config.check import check
+from runner.config.report import Rejected
 from runner.learner.approximation import Approximation
 from runner.learner.gradients import Clip
 from runner.learner.learner import Learner
@@ -260,3 +263,30 @@ def test_each_optimization_is_told_what_it_minimizes_and_no_other_gets_its_gradi
     assert [one.item() for one in gradients] == [3.0]
     assert w.grad is None
     assert shared.grad is None
+
+
+def test_a_module_that_comes_back_begins_with_a_loss_scale_of_its_own():
+    one = learner("left", "right", precision="fp16", options={"right": {"non_finite": "skip"}})
+    batch = parts("left", "right")
+    batch["right"]["observation"].fill_(float("inf"))
+    scales = {module_id: told["train/loss_scale"] for module_id, told in one.update_from_batch(batch).items()
+              if module_id in one.module}  # fmt: skip
+    assert scales == {"left": 2.0**16, "right": 2.0**15}
+    one.remove_module("right")
+    one.add_module(module_id="right", module_spec=spec(1))
+    assert one.update_from_batch(parts("left", "right"))["right"]["train/loss_scale"] == 2.0**16
+
+
+def test_a_learner_that_nobody_needs_any_more_is_gone():
+    one = learner("left", "right")
+    one.update_from_batch(parts("left", "right"))
+    gone = [weakref.ref(one), weakref.ref(one.module["left"].networks["q"].model)]
+    del one
+    gc.collect()
+    assert [reference() for reference in gone] == [None, None]
+
+
+@pytest.mark.parametrize("typed", ["learner.clip=0", "learner.clip=-1", "learner.clip_by=l1"])
+def test_a_bound_that_bounds_nothing_is_a_mistake_in_a_configuration(typed):
+    with pytest.raises(Rejected, match=rf"{typed.split('=')[0]} = .*: expected (a number > 0|one of value)"):
+        check(parse_arguments(["algo=dqn", "env=cartpole", typed]))
