@@ -48,7 +48,7 @@ def cyclic_minibatches(
     batches: Mapping[str, TensorDictBase],
     num_epochs: int,
     minibatch_size: int | None,
-    generator: torch.Generator | None = None,
+    generators: Mapping[str, torch.Generator] | None = None,
     num_total_minibatches: int = 0,
 ) -> Iterator[dict[str, TensorDictBase]]:
     """Minibatches by module: in each one ``minibatch_size`` rows of every module's batch ``[R, ...]``.
@@ -59,7 +59,7 @@ def cyclic_minibatches(
 
     Args:
         minibatch_size: ``None`` for the whole of each batch.
-        generator: shuffles the rows anew in every epoch.
+        generators: each shuffles the rows of its module anew in every epoch.
 
     Source: the minibatch rule of RLlib's Learner, with what is random from the first epoch on.
     """
@@ -69,7 +69,8 @@ def cyclic_minibatches(
         for _ in range(num_total_minibatches or num_epochs):
             yield {module_id: batch.copy() for module_id, batch in batches.items()}
         return
-    cycles = {one: Cycle(batch.batch_size[0], minibatch_size, generator) for one, batch in batches.items()}
+    own = generators or {}
+    cycles = {one: Cycle(batch.batch_size[0], minibatch_size, own.get(one)) for one, batch in batches.items()}
     done = 0
     while done < num_total_minibatches if num_total_minibatches else _least_epochs(cycles) < num_epochs:
         yield {module_id: _rows_of(batches[module_id], cycle.take()) for module_id, cycle in cycles.items()}

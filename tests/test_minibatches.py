@@ -57,7 +57,7 @@ def test_rows_are_taken_as_the_written_definition_says(draw):
 def test_there_are_as_many_minibatches_as_full_ones_cover_all_epochs(draw):
     for _ in range(CASES):
         number, epochs, size = draw(1, 30), draw(1, 5), draw(1, 35)
-        minibatches = taken({"a": rows(number)}, epochs, size, generator())
+        minibatches = taken({"a": rows(number)}, epochs, size, {"a": generator()})
         assert len(minibatches) == ceil(epochs * number / size)
         assert {len(one["a"]) for one in minibatches} == {size}
 
@@ -85,7 +85,7 @@ def test_each_shuffled_epoch_has_every_row_once(draw):
 
 
 def test_one_epoch_is_shuffled_too_and_every_epoch_in_another_way():
-    orders = [one["a"] for one in taken({"a": rows(50)}, 3, 50, generator())]
+    orders = [one["a"] for one in taken({"a": rows(50)}, 3, 50, {"a": generator()})]
     assert all(sorted(order) == list(range(50)) for order in orders)
     assert len({tuple(order) for order in [*orders, list(range(50))]}) == 4
 
@@ -112,7 +112,7 @@ def test_without_a_size_each_epoch_is_the_whole_batch():
 
 def test_sequences_stay_whole():
     batch = TensorDict({"row": torch.arange(12).reshape(4, 3)}, [4, 3])
-    minibatches = taken({"a": batch}, 1, 2, generator())
+    minibatches = taken({"a": batch}, 1, 2, {"a": generator()})
     assert len(minibatches) == 2
     for minibatch in minibatches:
         assert all(row == [row[0], row[0] + 1, row[0] + 2] and row[0] % 3 == 0 for row in minibatch["a"])
@@ -139,7 +139,7 @@ def test_the_rollout_source_takes_the_same_minibatches():
     source = Rollout(generator(3), epochs=3, batch_size=4)
     source.extend(batch)
     drawn = [source.sample()["row"].tolist() for _ in range(source.optim_steps())]
-    assert drawn == [one["a"] for one in taken({"a": rows(12)}, 3, 4, generator(3))]
+    assert drawn == [one["a"] for one in taken({"a": rows(12)}, 3, 4, {"a": generator(3)})]
 
 
 def test_late_rows_come_last():

@@ -135,8 +135,7 @@ class LearnerOfModule:
         return self._learner.follower_of(network)
 
     def is_due(self) -> bool:
-        updates = self._learner.progress.updates
-        return any(one.is_due(updates) for one in self.optimizations())
+        return self._learner.is_due(self._id)
 
 
 class MetricsOfModule:

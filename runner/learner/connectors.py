@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from tensordict import TensorDict, TensorDictBase
 
-from runner.spec import IS_INIT, MASK
+from runner.spec import IMPORTANCE_WEIGHT, IS_INIT, MASK
 
 Episodes = Sequence[TensorDictBase]
 Connector = Callable[[Episodes, TensorDictBase | None], TensorDictBase]
@@ -55,10 +55,15 @@ def join_steps(episodes: Episodes, batch: TensorDictBase | None = None) -> Tenso
 
 
 def pad_sequences(episodes: Episodes, batch: TensorDictBase | None = None) -> TensorDictBase:
-    """One row for each episode, ``[E, longest T]``, zeros after its end, where the collector's mask is false."""
+    """One row for each episode, ``[E, longest T]``, zeros after its end, where the collector's mask is false.
+
+    Importance weights, 0 there, make means over all what those over the steps alone would be.
+    """
     longest = max(len(episode) for episode in episodes)
-    rows = [_padded(episode, longest) for episode in episodes]
-    return TensorDict.stack(rows)
+    batch = TensorDict.stack([_padded(episode, longest) for episode in episodes])
+    mask = batch.get(MASK)
+    weight = batch.get(IMPORTANCE_WEIGHT, torch.ones_like(mask, dtype=torch.float32))
+    return batch.set(IMPORTANCE_WEIGHT, weight * mask * (mask.numel() / mask.sum()))
 
 
 def _padded(episode: TensorDictBase, length: int) -> TensorDictBase:

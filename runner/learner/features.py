@@ -46,6 +46,10 @@ class FeatureNetwork(Approximation):
             self._descend(loss, {})
         return self
 
+    def step(self) -> "FeatureNetwork":  # type: ignore[override]
+        """The same: a backward pass of the caller's own has left its gradients on the features, and not beyond."""
+        return self.reinforce()
+
     def pull(self) -> Tensor | None:
         """A loss ``[]`` whose gradients are those that have come together, to the bit; what waits is forgotten."""
         pulls = [(output * features.grad).sum() for output, features in self._calls if features.grad is not None]

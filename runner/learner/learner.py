@@ -1,6 +1,6 @@
 """Many modules and their optimizers, alone or within a Trainer: built, updated, joined by others, saved."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -22,10 +22,12 @@ from runner.learner.module import (
 from runner.learner.optimization import Optimization
 from runner.learner.pipeline import Select
 from runner.learner.state import (
+    BY_FUNCTION,
     METRICS,
     OPTIMIZER,
-    PRECISION,
     RL_MODULE,
+    SELECTED,
+    ModuleState,
     Names,
     check_modules,
     check_names,
@@ -37,6 +39,7 @@ from runner.learner.state import (
     optimizations_state,
 )
 from runner.learner.updates import Updates
+from runner.seeding import stream_seed
 from runner.spec import CheckpointError, ConfigError, Progress, StateDict
 from runner.types import Compile, PrecisionName
 
@@ -51,7 +54,7 @@ class Learner(Updates):
             :mod:`runner.learner.compiled`. A subclass with steps of its own for gradients does them one by one.
         modules_to_train: those that are updated: ``None`` for all, ids, or a function of id and batch.
         connectors: make batches of episodes.
-        shuffling: from what minibatches are shuffled.
+        shuffling: its seed is what minibatches are shuffled by, those of each module by themselves.
         precision: in which updates call networks; see :mod:`runner.learner.precision`.
     """
 
@@ -65,7 +68,8 @@ class Learner(Updates):
         shuffling: torch.Generator | None = None,
         precision: PrecisionName = "fp32",
     ) -> None:
-        super().__init__(progress, compile, modules_to_train, connectors, shuffling, precision)
+        self._own_progress = Progress()
+        super().__init__(progress or self._own_progress, compile, modules_to_train, connectors, shuffling, precision)
         self._given = dict(modules) if isinstance(modules, Mapping) else {DEFAULT_MODULE: modules}
 
     def build(self) -> "Learner":
@@ -75,13 +79,19 @@ class Learner(Updates):
         if self.precision.name == "fp16" and self.compile == "update":
             raise ConfigError("learner.precision=fp16 has no scale that stays: use compile=trace, not update")
         self.is_keyed = len(self._given) > 1
-        for module_id, given in self._given.items():
-            check_module_id(module_id)
-            self._insert(module_id, given)
-        check_generators(self.modules)
-        self._check_selection(self.modules_to_train)
-        self.is_built = True
-        self.configure_optimizers()
+        try:
+            for module_id, given in self._given.items():
+                check_module_id(module_id)
+                self._insert(module_id, given)
+            check_generators(self.modules)
+            self._check_selection(self.modules_to_train)
+            self.is_built = True
+            self.configure_optimizers()
+        except BaseException:
+            self.is_built = False
+            for module_id in list(self.modules):
+                self._forget(module_id)
+            raise
         _count_parameters(self.metrics, self.modules)
         return self
 
@@ -93,6 +103,8 @@ class Learner(Updates):
         if loss is None:
             raise ValueError(f"module {module_id!r} has no loss, and none of its networks brings one")
         self.modules[module_id] = module._replace(loss=loss, optimizations=())
+        seed = stream_seed(self.shuffling.initial_seed(), "shuffling", module_id)
+        self._own[module_id] = ModuleState(torch.Generator().manual_seed(seed), self.precision.make_scaler())
         for optimization in module.optimizations:
             self.register(module_id, optimization)
 
@@ -154,6 +166,7 @@ class Learner(Updates):
         if isinstance(module_spec, ModuleSpec):
             config = module_spec.config.override(config_overrides)
             module_spec = ModuleSpec(module_spec.networks, module_spec.loss, config, module_spec.generator)
+        selected = self.modules_to_train
         try:
             self._insert(module_id, module_spec)
             check_generators(self.modules)
@@ -162,6 +175,7 @@ class Learner(Updates):
                 self.configure_optimizers_for_module(module_id, self.configs[module_id])
         except BaseException:
             self._forget(module_id)
+            self.modules_to_train = selected
             raise
         self.is_keyed = True
         _count_parameters(self.metrics, self.modules)
@@ -172,11 +186,12 @@ class Learner(Updates):
         self._check_is_built()
         if module_id not in self.modules:
             raise ValueError(f"there is no module {module_id!r}; there are {', '.join(self.modules)}")
-        select = new_should_module_be_updated
-        if select is None and not callable(self.modules_to_train) and self.modules_to_train is not None:
+        left = [one for one in self.modules if one != module_id]
+        self._check_selection(new_should_module_be_updated, left)
+        if not callable(self.modules_to_train) and self.modules_to_train is not None:
             self.modules_to_train = [one for one in self.modules_to_train if one != module_id]
         self._forget(module_id)
-        self._select(select)
+        self._select(new_should_module_be_updated)
         self.is_keyed = True
         _count_parameters(self.metrics, self.modules)
         return self.module
@@ -184,8 +199,9 @@ class Learner(Updates):
     def _forget(self, module_id: str) -> None:
         for optimization in self._of(module_id):
             self._forget_optimization(optimization)
-        for kept in (self.modules, self.configs, self._callables):
+        for kept in (self.modules, self.configs, self._callables, self._own):
             kept.pop(module_id, None)  # type: ignore[attr-defined]
+        self.precision.forget()
         self._updated = tuple(one for one in self._updated if one != module_id)
         self.metrics.remove(module_id)
 
@@ -194,15 +210,16 @@ class Learner(Updates):
             self._check_selection(select)
             self.modules_to_train = select
 
-    def _check_selection(self, select: Select) -> None:
-        strange = [] if select is None or callable(select) else [one for one in select if one not in self.modules]
+    def _check_selection(self, select: Select, modules: Iterable[str] | None = None) -> None:
+        there = list(self.modules if modules is None else modules)
+        strange = [] if select is None or callable(select) else [one for one in select if one not in there]
         if strange:
-            raise ValueError(
-                f"modules_to_train: there is no module {strange[0]!r}; there are {', '.join(self.modules)}"
-            )
+            raise ValueError(f"modules_to_train: there is no module {strange[0]!r}; there are {', '.join(there)}")
 
     def get_state(self, components: Names = None, not_components: Names = None) -> StateDict:
         """A copy of the state by components: ``rl_module``, ``optimizer``, ``metrics_logger``, or ``rl_module/<id>``.
+
+        Who is updated, and how far the training is, goes with the whole state alone.
 
         Args:
             components: which; all of them where not given.
@@ -217,43 +234,65 @@ class Learner(Updates):
 
     def _state(self, components: Names = None, not_components: Names = None) -> StateDict:
         self._check_is_built()
+        self._end_update()
         wanted = None if components is None else check_names(components, self.modules)
         unwanted = check_names(not_components, self.modules)
-        select = self.modules_to_train
-        state: StateDict = {
-            "should_module_be_updated": None if select is None or callable(select) else list(select),
-            "weights_seq_no": self.weights_seq_no,
-        }
-        for name, state_of in ((RL_MODULE, networks_state), (OPTIMIZER, optimizations_state)):
+        state: StateDict = {"weights_seq_no": self.weights_seq_no}
+        for name, state_of in ((RL_MODULE, self._networks_of), (OPTIMIZER, self._optimizer_of)):
             if is_wanted(name, wanted, unwanted):
                 chosen = [one for one in self.modules if is_wanted(f"{name}/{one}", wanted, unwanted)]
-                state[name] = {module_id: state_of(self.modules[module_id]) for module_id in chosen}
-        if is_wanted(OPTIMIZER, wanted, unwanted) and self.precision.state_dict():
-            state[PRECISION] = self.precision.state_dict()
+                state[name] = {module_id: state_of(module_id) for module_id in chosen}
         if is_wanted(METRICS, wanted, unwanted):
             state[METRICS] = self.metrics.state_dict()
-        if wanted is None and not unwanted:
-            state["shuffling"] = self.shuffling.get_state()
-        return state
+        return state if wanted is not None or unwanted else {**state, **self._state_of_all()}
+
+    def _networks_of(self, module_id: str) -> StateDict:
+        return networks_state(self.modules[module_id])
+
+    def _optimizer_of(self, module_id: str) -> StateDict:
+        return {**optimizations_state(self.modules[module_id]), **self._own[module_id].state_dict()}
+
+    def _state_of_all(self) -> StateDict:
+        """What is of no module: who is updated, but for functions, which are configuration, and where all are."""
+        select = self.modules_to_train
+        state: StateDict = {SELECTED: BY_FUNCTION if callable(select) else None if select is None else list(select)}
+        return {**state, "progress": self.progress.state_dict()} if self.progress is self._own_progress else state
 
     def set_state(self, state: StateDict) -> None:
-        """Take over all components that are in ``state``, and leave all others as they are."""
+        """Take over all components that are in ``state``, and leave all others as they are.
+
+        One that does not fit is a ``CheckpointError``, a ``ValueError`` or a ``RuntimeError``, and changes nothing.
+        """
         self._check_is_built()
-        for name, load in ((RL_MODULE, load_networks), (OPTIMIZER, load_optimizations)):
-            parts = state.get(name, {})
-            check_modules(parts, self.modules, is_whole=False)
-            for module_id, part in parts.items():
-                load(module_id, self.modules[module_id], part)
-        self.precision.load_state_dict(state.get(PRECISION, {}))
+        parts = [f"{name}/{one}" for name in (RL_MODULE, OPTIMIZER) for one in state.get(name, {})]
+        for name in (RL_MODULE, OPTIMIZER):
+            check_modules(state.get(name, {}), self.modules, is_whole=False)
+        before = copied({**self._state(parts), **self._state_of_all()})
+        try:
+            self._take(state)
+        except BaseException:
+            self._take(before)
+            raise
+
+    def _take(self, state: StateDict) -> None:
+        self._end_update()
+        for module_id, part in state.get(RL_MODULE, {}).items():
+            load_networks(module_id, self.modules[module_id], part)
+        for module_id, part in state.get(OPTIMIZER, {}).items():
+            load_optimizations(module_id, self.modules[module_id], part)
+            self._own[module_id].load_state_dict(part)
         if METRICS in state:
             self.metrics.load_state_dict(state[METRICS])
-        if "shuffling" in state:
-            self.shuffling.set_state(state["shuffling"])
-        if "weights_seq_no" in state:
+        if SELECTED in state:  # a whole one
+            self._take_selection(state[SELECTED])
             self.weights_seq_no = state["weights_seq_no"]
-        selected = state.get("should_module_be_updated")
-        if not callable(self.modules_to_train) and "should_module_be_updated" in state:
-            self.modules_to_train = selected
+        if "progress" in state and self.progress is self._own_progress:
+            self.progress.load_state_dict(state["progress"])
+
+    def _take_selection(self, select: Any) -> None:
+        if select != BY_FUNCTION and not callable(self.modules_to_train):
+            self._check_selection(select)
+            self.modules_to_train = select
 
     def set_weights(self, state: StateDict) -> bool:
         """Take over weights that another learner sends, unless they are older than its own; says whether it did.
@@ -264,7 +303,8 @@ class Learner(Updates):
         number = state.get("weights_seq_no", 0)
         if number and number <= self.weights_seq_no:
             return False
-        self.set_state({RL_MODULE: state[RL_MODULE], "weights_seq_no": number or self.weights_seq_no})
+        self.set_state({RL_MODULE: state[RL_MODULE]})
+        self.weights_seq_no = number or self.weights_seq_no
         return True
 
     def state_dict(self) -> StateDict:
@@ -278,7 +318,7 @@ class Learner(Updates):
             if name not in state:
                 raise CheckpointError(f"the saved state of the learner has no {name}")
             check_modules(state[name], self.modules, is_whole=True)
-        self.set_state(state)
+        self._take(state)
 
 
 class _Callable(nn.Module):

@@ -77,12 +77,17 @@ class Stat:
             self._values = []
         return value
 
-    def merge(self, other: "Stat") -> None:
-        """Take in what a learner beside this one has measured."""
-        if other.reduction == "lifetime_sum" and other._total is not None:
-            self._total = (self._total or 0) + other._total
-        for value in [other.peek()] if other.reduction == "mean" and other.peek() is not None else other._values:
-            self.add(value)
+    def merge(self, others: Sequence["Stat"]) -> None:
+        """Take in what learners beside this one have measured; moving averages become their mean."""
+        if self.reduction == "mean" and self.window is None:
+            averages = [value for value in (one.peek() for one in (self, *others)) if value is not None]
+            self._values, self._total = [], sum(averages) / len(averages) if averages else None
+            return
+        for other in others:
+            if self.reduction == "lifetime_sum" and other._total is not None:
+                self._total = (self._total or 0) + other._total
+            for value in other._values:
+                self.add(value)
 
     def state_dict(self) -> StateDict:
         how = {"reduce": self.reduction, "window": self.window, "ema": self.ema}
@@ -152,11 +157,11 @@ class LearnerMetrics:
 
     def merge(self, others: Sequence["LearnerMetrics"]) -> None:
         """Take in what learners beside this one have measured."""
-        for other in others:
-            for key, stat in other._stats.items():
-                if key not in self._stats:
-                    self._stats[key] = Stat.of({**stat.state_dict(), "values": [], "total": None})
-                self._stats[key].merge(stat)
+        for key in dict.fromkeys(key for other in others for key in other._stats):
+            theirs = [other._stats[key] for other in others if key in other._stats]
+            if key not in self._stats:
+                self._stats[key] = Stat.of({**theirs[0].state_dict(), "values": [], "total": None})
+            self._stats[key].merge(theirs)
 
     def state_dict(self) -> StateDict:
         return {"stats": [{"key": list(key), **stat.state_dict()} for key, stat in self._stats.items()]}

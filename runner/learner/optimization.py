@@ -175,9 +175,9 @@ class Optimization:
             self.non_finite_in_a_row = 0
             return True
         self.non_finite_in_a_row += 1
-        if self.non_finite_in_a_row == self.non_finite_limit:
+        if self.non_finite_limit is not None and self.non_finite_in_a_row >= self.non_finite_limit:
             raise NonFiniteError(
-                f"optimization {self.name!r}: gradients were not finite in {self.non_finite_limit} updates in a row "
+                f"optimization {self.name!r}: gradients were not finite in {self.non_finite_in_a_row} updates in a row "
                 "(learner.non_finite_limit): try a lower optimizer.lr or learner.clip=10"
             )
         if self.non_finite != "zero":

@@ -14,6 +14,7 @@ from runner.learner.module import Module, all_networks, callables
 from runner.learner.optimization import NonFiniteError, Optimization
 from runner.learner.precision import Precision
 from runner.learner.registry import Registry
+from runner.learner.state import ModuleState
 from runner.learner.tracing import GradientTracer, Recorded
 from runner.spec import ConfigError, HooklineError, Progress
 from runner.types import Compile, PrecisionName
@@ -37,7 +38,10 @@ class Pipeline(Registry):
         self.progress = progress or Progress()
         self.compile, self.modules_to_train = compile, modules_to_train
         self.is_built = self.is_keyed = False
+        self._own: dict[str, ModuleState] = {}
+        self._chosen: tuple[str, ...] | None = None
         self._updated: tuple[str, ...] = ()
+        self._has_stepped = False
         self._callables: dict[str, Mapping[str, Callable[..., Any]]] = {}
         self._module_ids: dict[Optimization, str] = {}
         self._recorders: dict[Optimization, list[Recorder]] = {}
@@ -53,7 +57,7 @@ class Pipeline(Registry):
     def register(self, module_id: str, optimization: Optimization) -> None:
         super().register(module_id, optimization)
         self._callables.setdefault(module_id, callables(self.modules[module_id].networks, self.precision))
-        optimization.scaler = self.precision.scaler
+        optimization.scaler = self._own[module_id].scaler
         self._module_ids[optimization] = module_id
         self._recorders[optimization] = self._make_recorders(module_id, optimization)
 
@@ -82,6 +86,8 @@ class Pipeline(Registry):
             own = optimizer
         else:
             own = Optimization(optimizer, name=name, terms=terms, every=every)
+        if len(self.modules) != 1:
+            raise ConfigError(f"one more optimizer for which of {', '.join(self.modules)}? register_optimizer says it")
         (module_id,) = self.modules
         self.register(module_id, own)
         self._recorders[own] = []  # computed by autograd
@@ -99,14 +105,31 @@ class Pipeline(Registry):
         for one in kept:
             one.pop(optimization, None)
 
+    def select_modules(self, batch: TensorDictBase) -> tuple[str, ...]:
+        """Which modules of ``batch``, that of all modules, are to be updated; the next update asks nobody else."""
+        self._chosen = tuple(one for one in self._in(batch) if self.should_module_be_updated(one, batch))
+        return self._chosen
+
     def compute_losses(self, batch: TensorDictBase) -> TensorDictBase:
-        """The losses of each module's first due optimization; outputs per sample (``td_error``) go into ``batch``."""
+        """The losses of each module's first due optimization; outputs per sample (``td_error``) go into ``batch``.
+
+        Whoever has selected modules before may leave the others out of ``batch``.
+        """
         self._check_is_built()
-        self._updated = tuple(one for one in self._in(batch) if self.should_module_be_updated(one, batch))
+        self._end_update()
+        selected = self.select_modules(batch) if self._chosen is None else self._chosen
+        self._chosen = None
+        self._updated = tuple(one for one in self._in(batch) if one in selected)
         losses = {module_id: self._first_losses(module_id, batch) for module_id in self._updated}
         if self.is_keyed:
             return TensorDict(losses, batch_size=[])
         return next(iter(losses.values())) if losses else TensorDict(batch_size=[])
+
+    def _end_update(self) -> None:
+        """Count the update that was under way, if it moved anything."""
+        for module_id in self._updated if self._has_stepped else ():
+            self._own[module_id].updates += 1
+        self._has_stepped = False
 
     def _in(self, batch: TensorDictBase) -> list[str]:
         """The modules that a batch is for; a ``ValueError`` for parts of modules that there are not."""
@@ -140,6 +163,7 @@ class Pipeline(Registry):
         Who applies each with a call of its own (``only``) keeps their order.
         """
         metrics: dict[str, Any] = {}
+        self._has_stepped = True
         for module_id in self._updated:
             prefix = self._prefix(module_id)
             try:
@@ -148,24 +172,21 @@ class Pipeline(Registry):
                 raise NonFiniteError(f"update {self.progress.updates}, module {module_id!r}, {error}") from None
             for name, value in own.items():
                 metrics[prefix + name] = value
-        if self.precision.scaler is not None and (only is None or only is self._last_due()):
-            self.precision.end_of_update()
         return metrics
-
-    def _last_due(self) -> Optimization | None:
-        due = [one for module_id in self._updated for one in self._due(module_id)]
-        return due[-1] if due else None
 
     def _step_module(
         self, module_id: str, losses: TensorDictBase, batch: TensorDictBase, only: Optimization | None = None
     ) -> dict[str, Tensor]:
         own, metrics = losses.get(module_id) if self.is_keyed else losses, {}
-        for index, optimization in enumerate(self._due(module_id)):
+        due, scaler = self._due(module_id), self._own[module_id].scaler
+        for index, optimization in enumerate(due):
             if only is not None and optimization is not only:
                 continue
             if index:
                 own = self._evaluate(module_id, optimization, self._data(module_id, batch))
             metrics.update(self._update(optimization, own))
+        if scaler is not None and due and only in (None, due[-1]):
+            scaler.update()
         return metrics
 
     def _prefix(self, module_id: str) -> str:
@@ -210,12 +231,13 @@ class Pipeline(Registry):
         """Step the optimizer, its schedule and its targets."""
         optimization.apply_gradients(gradients, self.progress.env_steps)
 
-    def is_due(self) -> bool:
-        """Whether any optimization is due in the update that is under way."""
-        return any(self._due(module_id) for module_id in self.modules)
+    def is_due(self, module_id: str | None = None) -> bool:
+        """Whether any optimization, of one module or of all, is due in the update that is under way."""
+        return any(self._due(one) for one in self.modules if module_id in (None, one))
 
     def _due(self, module_id: str) -> list[Optimization]:
-        updates = self.progress.updates
+        """A module counts its own updates, so that no other has a say in which are due."""
+        updates = self._own[module_id].updates
         return [one for one in self.modules[module_id].optimizations if one.is_due(updates)]
 
     def _data(self, module_id: str, batch: TensorDictBase) -> TensorDictBase:
@@ -255,14 +277,20 @@ class Pipeline(Registry):
         return losses
 
     def row_metrics(self) -> dict[str, float]:
-        """What is read once for each metric row: learning rates, how many updates were skipped, the loss scale."""
-        rates = {
+        """What is read once for each metric row, of all modules."""
+        return {
             f"{self._prefix(module_id)}{name}": value
-            for module_id, module in self.modules.items()
-            for one in module.optimizations
-            for name, value in {f"lr/{one.name}": one.lr_at(self.progress.env_steps), **one.row_metrics()}.items()
+            for module_id in self.modules
+            for name, value in self._row_metrics(module_id).items()
         }
-        return {**rates, **self.precision.row_metrics()}
+
+    def _row_metrics(self, module_id: str) -> dict[str, float]:
+        """Learning rates, how many updates were skipped, the loss scale."""
+        metrics: dict[str, float] = {}
+        for one in self.modules[module_id].optimizations:
+            metrics |= {f"lr/{one.name}": one.lr_at(self.progress.env_steps), **one.row_metrics()}
+        scaler = self._own[module_id].scaler
+        return metrics if scaler is None else {**metrics, "train/loss_scale": float(scaler.scale)}
 
     def check_finite(self) -> None:
         """Raise ``NonFiniteError`` if weights are no longer finite."""

@@ -19,15 +19,22 @@ class Precision:
     """How networks are called in updates; weights, losses and the optimizer's moments stay in fp32.
 
     ``bf16`` has the range of fp32; the gradients of ``fp16`` are kept in its range by a scaler, one for all
-    optimizations that one learner applies, so that they agree on the scale of an update.
+    optimizations of a module, so that they agree on the scale of an update.
     """
 
     def __init__(self, name: PrecisionName = "fp32") -> None:
         if name != "fp32" and name not in HALVES:
             raise ValueError(f"no precision {name!r}: use fp32, {' or '.join(HALVES)}")
         self.name = name
-        self.scaler = LossScaler() if name == "fp16" else None
         self._in_half: dict[int, InHalf] = {}
+
+    def make_scaler(self) -> "LossScaler | None":
+        """What keeps the gradients of one module in range, where that needs something."""
+        return LossScaler() if self.name == "fp16" else None
+
+    def forget(self) -> None:
+        """Hold on to no network any more; those that were given out go on."""
+        self._in_half.clear()
 
     def of(self, network: Callable[..., Any], device: torch.device | str) -> Callable[..., Any]:
         """``network``, called in this precision on ``device``; the same one for the same network, itself for fp32."""
@@ -37,23 +44,6 @@ class Precision:
             made = InHalf(network, HALVES[self.name], torch.device(device).type, partial(self.of, device=device))
             self._in_half[id(network)] = made
         return self._in_half[id(network)]
-
-    def end_of_update(self) -> None:
-        """The last optimization of an update was applied (or skipped): settle the scale of the next."""
-        if self.scaler is not None:
-            self.scaler.update()
-
-    def row_metrics(self) -> dict[str, float]:
-        """``train/loss_scale``, where there is one."""
-        return {} if self.scaler is None else {"train/loss_scale": float(self.scaler.scale)}
-
-    def state_dict(self) -> StateDict:
-        return {} if self.scaler is None else self.scaler.state_dict()
-
-    def load_state_dict(self, state: StateDict) -> None:
-        """A state of another precision starts the scale afresh: weights and moments are fp32 in all of them."""
-        if self.scaler is not None and state:
-            self.scaler.load_state_dict(state)
 
 
 class InHalf:

@@ -37,7 +37,8 @@ class Registry:
             params: all that the optimizer has.
             lr_or_lr_schedule: a number that stays, ``[[t, value], ...]`` over env steps, or any schedule; set at once.
             options: of :class:`Optimization`, such as ``terms`` and ``every``; clipping and the like are otherwise
-                those of the module's configuration.
+                those of the module's configuration, and targets those of the networks that it moves: of several that
+                move one network, the last takes its target along.
         """
         _check_optimizer(optimizer, params)
         schedule = schedule_of(lr_or_lr_schedule, optimizer)
@@ -46,7 +47,18 @@ class Registry:
         )
         optimization.set_lr(0)
         self.register(module_id, optimization)
+        if "targets" not in options:
+            self._follow(module_id, optimization)
         return optimization
+
+    def _follow(self, module_id: str, optimization: Optimization) -> None:
+        """Let the targets of the networks that an optimization moves come after its steps, and after no other's."""
+        moved = {id(parameter) for parameter in optimization.parameters}
+        networks = self.modules[module_id].networks.values()
+        targets = [one.target for one in networks if any(id(own) in moved for own in one.model.parameters())]
+        for other in self.modules[module_id].optimizations:
+            other.targets = tuple(one for one in other.targets if all(one is not target for target in targets))
+        optimization.targets = tuple(targets)
 
     def _usual(self, module_id: str) -> dict[str, Any]:
         config = self.configs.get(module_id)

@@ -79,13 +79,14 @@ def _make(
         group["lr"] = options["lr"]
     clip = options.get("clip") or config.clip
     weights = {term: weight for term, weight in config.loss_weights.items() if not stage.terms or term in stage.terms}
+    rate = config.scheduler if config.lr is None or options.get("lr") else config.lr  # the stage's own comes first
     features = feature_networks(networks).get(name)
     kind: Any = partial(Optimization, terms=stage.terms or None, loss_weights=weights)
     made: Optimization = (kind if features is None else partial(FeatureOptimization, features=features))(
         optimizer,
         name=name,
         every=_whole(name, options.get("every") or stage.every) * config.update_every,
-        schedule=schedule_of(config.scheduler if config.lr is None else config.lr, optimizer),
+        schedule=schedule_of(rate, optimizer),
         clip=Clip(clip, config.clip_by) if clip else None,
         non_finite=config.non_finite,
         non_finite_limit=config.non_finite_limit,

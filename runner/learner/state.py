@@ -3,18 +3,45 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from runner.learner.module import Module
+from runner.learner.precision import LossScaler
 from runner.spec import CheckpointError, StateDict
 
 RL_MODULE, OPTIMIZER, METRICS = "rl_module", "optimizer", "metrics_logger"
 """Networks with their targets; what moves them, and the noise of losses; what was measured."""
-PRECISION = "precision"
-"""The scale of losses, which all modules share; goes with the optimizers."""
+SELECTED = "should_module_be_updated"
+"""Who is updated; stands in whole states alone."""
+BY_FUNCTION = "by a function"
 COMPONENTS = (RL_MODULE, OPTIMIZER, METRICS)
 
 Names = str | Sequence[str] | None
+
+
+class ModuleState:
+    """What a Learner keeps for a module besides networks and optimizers, so that no other module has a say in it.
+
+    Attributes:
+        updates: those that the module has taken part in.
+        shuffling: what its minibatches are shuffled from.
+        scaler: of its losses, in fp16.
+    """
+
+    def __init__(self, shuffling: torch.Generator, scaler: LossScaler | None = None) -> None:
+        self.updates, self.shuffling, self.scaler = 0, shuffling, scaler
+
+    def state_dict(self) -> StateDict:
+        scale = {} if self.scaler is None else {"scale": self.scaler.state_dict()}
+        return {"updates": self.updates, "shuffling": self.shuffling.get_state(), **scale}
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """A state of another precision starts the scale afresh: weights and moments are fp32 in all of them."""
+        self.updates = state["updates"]
+        self.shuffling.set_state(state["shuffling"])
+        if self.scaler is not None and "scale" in state:
+            self.scaler.load_state_dict(state["scale"])
 
 
 def check_names(names: Names, modules: Iterable[str]) -> list[str]:

@@ -1,6 +1,7 @@
 """A Learner used without a Trainer: epochs and minibatches of batches, of episodes, of what an iterator gives."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -17,8 +18,14 @@ from runner.types import Compile, PrecisionName
 Batches = TensorDictBase | Mapping[str, TensorDictBase]
 Timesteps = Mapping[str, int]
 """``env_steps``, ``frames`` and ``updates`` of the whole training so far."""
+TIMESTEPS = ("env_steps", "frames", "updates")
 
 WEIGHTS_SEQ_NO = "weights_seq_no"
+
+
+MOST_RUNNING = 16
+"""Iterators that are remembered; whoever gives a new one to each call would keep them all alive."""
+_NOTHING = object()
 
 
 class Feeds:
@@ -26,26 +33,33 @@ class Feeds:
 
     def __init__(self) -> None:
         self._running: list[tuple[Any, Iterator[Any]]] = []
+        """Those used last at the end."""
 
     def take(self, source: Any, number: int) -> Iterator[Any]:
-        """The next ``number`` elements of an iterable, or of a mapping of them by name."""
+        """The next ``number`` elements of an iterable, or of a mapping of them by name.
+
+        Fewer where one has ended and gives nothing when it is begun anew, as generators do; a ``ValueError`` where
+        that leaves none.
+        """
         sources = list(source.values()) if isinstance(source, Mapping) else [source]
+        self._running = self._running[-max(MOST_RUNNING, len(sources)) :]
         for count in range(number):
-            yield self._next(sources[count % len(sources)])
+            element = self._next(sources[count % len(sources)])
+            if element is _NOTHING and not count:
+                raise ValueError("the iterator has ended, and gives nothing when it is begun anew")
+            if element is _NOTHING:
+                return
+            yield element
 
     def _next(self, source: Any) -> Any:
-        found = next((running for known, running in self._running if known is source), None)
-        if found is not None:
-            try:
-                return next(found)
-            except StopIteration:
-                self._running = [pair for pair in self._running if pair[0] is not source]
-        running = iter(source)
-        self._running.append((source, running))
-        try:
-            return next(running)
-        except StopIteration:
-            raise ValueError("the iterator has ended, and gives nothing when it is begun anew") from None
+        found = next((running for known, running in self._running if known is source), iter(()))
+        for running in (found, iter(source)):
+            self._running = [pair for pair in self._running if pair[0] is not source]
+            element = next(running, _NOTHING)
+            if element is not _NOTHING:
+                self._running.append((source, running))
+                return element
+        return _NOTHING
 
 
 class Updates(Pipeline):
@@ -53,7 +67,7 @@ class Updates(Pipeline):
 
     Args:
         connectors: make batches of episodes.
-        shuffling: from what minibatches are shuffled.
+        shuffling: its seed is what minibatches are shuffled by, those of each module by themselves.
     """
 
     def __init__(
@@ -78,6 +92,7 @@ class Updates(Pipeline):
 
     def begin_updates(self) -> None:
         """A batch is about to be learnt from: the Trainer says so, and ``update_from_*``."""
+        self._chosen = None
         self.before_gradient_based_update(self._timesteps())
 
     def end_updates(self) -> None:
@@ -103,7 +118,10 @@ class Updates(Pipeline):
 
         Args:
             batch: of the only module, or by module id; ``[R, ...]`` each. See :func:`cyclic_minibatches`.
-            timesteps: ``env_steps`` of the whole training so far, for schedules.
+            timesteps: ``env_steps`` of the whole training so far, for schedules; a ``ValueError`` for others.
+
+        Raises:
+            NonFiniteError: where weights are no numbers any more.
         """
         if num_epochs < 1 or num_total_minibatches < 0 or (minibatch_size is not None and minibatch_size < 1):
             raise ValueError("num_epochs and minibatch_size have to be >= 1, num_total_minibatches >= 0")
@@ -111,8 +129,8 @@ class Updates(Pipeline):
         batches = self._selected(batch)
         if batches:
             self._count_steps(batches)
-            generator = self.shuffling if shuffle_batch_per_epoch else None
-            for minibatch in cyclic_minibatches(batches, num_epochs, minibatch_size, generator, num_total_minibatches):
+            own = {one: self._own[one].shuffling for one in batches} if shuffle_batch_per_epoch else None
+            for minibatch in cyclic_minibatches(batches, num_epochs, minibatch_size, own, num_total_minibatches):
                 self._learn(minibatch)
         return self._end_call(list(batches))
 
@@ -121,8 +139,9 @@ class Updates(Pipeline):
     ) -> dict[str, Any]:
         """The same from episodes ``[T]`` of the only module, or by module id, which ``connectors`` make a batch of."""
         self._check_is_built()
-        named = episodes if isinstance(episodes, Mapping) else {next(iter(self.modules)): episodes}
-        batches = {module_id: self.connectors(some) for module_id, some in named.items()}
+        if not isinstance(episodes, Mapping):
+            episodes = {self._only_module("episodes are given"): episodes}
+        batches = {module_id: self.connectors(some) for module_id, some in episodes.items()}
         return self.update_from_batch(batches, timesteps=timesteps, **options)
 
     def update_from_iterator(
@@ -162,21 +181,21 @@ class Updates(Pipeline):
 
     def _begin_call(self, timesteps: Timesteps | None) -> None:
         self._check_is_built()
-        for name in ("env_steps", "frames"):
-            if name in (timesteps or {}):
-                setattr(self.progress, name, int((timesteps or {})[name]))
+        for name, number in (timesteps or {}).items():
+            if name not in TIMESTEPS:
+                guess = next(iter(get_close_matches(name, TIMESTEPS, 1)), ", ".join(TIMESTEPS))
+                raise ValueError(f"timesteps: there are no {name}; did you mean {guess}?")
+            if name != "updates":  # counted here
+                setattr(self.progress, name, int(number))
         self.begin_updates()
 
     def _end_call(self, updated: Sequence[str]) -> dict[str, Any]:
         self.end_updates()
+        self.check_finite()
         for module_id in updated:
-            self.metrics.log_value((module_id, WEIGHTS_SEQ_NO), self.weights_seq_no, "last")
-            for one in self.modules[module_id].optimizations:
-                rate = {f"lr/{one.name}": one.lr_at(self.progress.env_steps)}
-                for name, value in {**rate, **one.row_metrics()}.items():
-                    self.metrics.log_value((module_id, name), value, "last")
-        for name, value in self.precision.row_metrics().items():
-            self.metrics.log_value((ALL_MODULES, name), value, "last")
+            own = {WEIGHTS_SEQ_NO: self.weights_seq_no, **self._row_metrics(module_id)}
+            for name, value in own.items():
+                self.metrics.log_value((module_id, name), value, "last")
         return self.metrics.reduce()
 
     def _selected(self, batch: Batches) -> dict[str, TensorDictBase]:
@@ -192,9 +211,12 @@ class Updates(Pipeline):
     def _parts(self, batch: Any) -> dict[str, TensorDictBase]:
         if not isinstance(batch, TensorDictBase) or not batch.batch_size:
             return dict(batch.items())
+        return {self._only_module("a batch is keyed"): batch}
+
+    def _only_module(self, otherwise: str) -> str:
         if self.is_keyed:
-            raise ValueError(f"there are several modules: a batch is keyed by their ids, {', '.join(self.modules)}")
-        return {next(iter(self.modules)): batch}
+            raise ValueError(f"there are several modules: {otherwise} by their ids, {', '.join(self.modules)}")
+        return next(iter(self.modules))
 
     def _count_steps(self, batches: Mapping[str, TensorDictBase]) -> None:
         """Once for each batch, however many minibatches it is cut into."""
@@ -213,27 +235,24 @@ class Updates(Pipeline):
     def _learn(self, minibatch: Mapping[str, TensorDictBase]) -> None:
         """One update; how the last one went is what is told."""
         batch = TensorDict(dict(minibatch), batch_size=[]) if self.is_keyed else next(iter(minibatch.values()))
-        losses = self.compute_losses(batch)
-        totals = self._totals(losses)
-        metrics = self.step(losses, batch)
+        self._chosen = tuple(minibatch)
+        metrics = self.step(self.compute_losses(batch), batch)
         self.progress.updates += 1
         for module_id, part in minibatch.items():
             self.metrics.log_value((module_id, "module_train_batch_size_mean"), part.batch_size[0])
-        only = next(iter(self.modules))
-        for name, value in [*metrics.items(), *totals.items()]:
+        only, totals = next(iter(self.modules)), dict[str, Any]()
+        for name, value in metrics.items():
             module_id, _, rest = name.partition("/") if self.is_keyed else (only, "", name)
             self.metrics.log_value((module_id, rest), value, "last")
+            if rest.startswith("loss/"):
+                totals[module_id] = totals.get(module_id, 0.0) + self._weight(module_id, rest[5:]) * value
+        for module_id, total in [*totals.items(), (ALL_MODULES, sum(totals.values()))] if totals else ():
+            self.metrics.log_value((module_id, "total_loss"), total, "last")
 
-    def _totals(self, losses: TensorDictBase) -> dict[str, Any]:
-        """The sum of what each module's first optimization minimizes."""
-        named: Any = losses.items() if self.is_keyed else [("", losses)]
-        sums = {
-            f"{module_id}/total_loss" if module_id else "total_loss": [
-                loss.detach() for key, loss in part.items() if key.startswith("loss_")
-            ]
-            for module_id, part in named
-        }
-        return {name: sum(values) for name, values in sums.items() if values}
+    def _weight(self, module_id: str, term: str) -> float:
+        """That of a term in what is minimized, whichever optimization has it."""
+        weights = (one.loss_weights for one in self.modules[module_id].optimizations)
+        return next((own[term] for own in weights if term in own), 1.0)
 
 
 def _steps_in(batch: TensorDictBase) -> int:

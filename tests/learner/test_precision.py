@@ -1,5 +1,7 @@
 """Networks in bf16 and fp16, and the scaler of the latter, which is torch's to the bit."""
 
+import gc
+import weakref
 from collections import namedtuple
 from copy import deepcopy
 
@@ -265,22 +267,26 @@ def test_outputs_of_any_form_are_in_full_but_those_that_are_no_halves():
 def test_full_precision_is_the_network_itself():
     network, precision = Probe(), Precision("fp32")
     assert precision.of(network, "cpu") is network
-    assert precision.scaler is None
-    assert precision.state_dict() == precision.row_metrics() == {}
+    assert precision.make_scaler() is None
 
 
-def test_only_fp16_has_a_scaler_and_shows_its_scale():
-    assert Precision("bf16").scaler is None
-    assert Precision("fp16").row_metrics() == {"train/loss_scale": 2.0**16}
+def test_only_fp16_has_scalers_one_for_each_who_asks():
+    assert Precision("bf16").make_scaler() is None
+    one, other = (Precision("fp16").make_scaler() for _ in range(2))
+    assert one is not other
+    assert one.scale.item() == other.scale.item() == 2.0**16
+
+
+def test_networks_that_were_forgotten_are_let_go():
+    network, precision = Probe(), Precision("bf16")
+    assert precision.of(network, "cpu") is precision.of(network, "cpu")
+    gone = weakref.ref(network)
+    precision.forget()
+    del network
+    gc.collect()
+    assert gone() is None
 
 
 def test_a_precision_that_there_is_not_is_refused():
     with pytest.raises(ValueError, match="no precision 'fp8': use fp32, bf16 or fp16"):
         Precision("fp8")
-
-
-def test_a_state_of_another_precision_starts_the_scale_afresh():
-    precision = Precision("fp16")
-    precision.load_state_dict(Precision("bf16").state_dict())
-    assert precision.scaler.scale.item() == 2.0**16
-    Precision("fp32").load_state_dict(precision.state_dict())

@@ -50,11 +50,16 @@ def learner_of(precision, compile="trace", growth_interval=2, **options):
 
 def begun(learner, growth_interval):
     """With a scale that leaves room for some growth."""
-    scaler = learner.precision.scaler
-    if scaler is not None:
-        scaler.scale.fill_(SCALE)
-        scaler.growth_interval = growth_interval
+    for module_id in learner.modules:
+        scaler = scaler_of(learner, module_id)
+        if scaler is not None:
+            scaler.scale.fill_(SCALE)
+            scaler.growth_interval = growth_interval
     return learner
+
+
+def scaler_of(learner, module_id="default"):
+    return learner.modules[module_id].optimizations[0].scaler
 
 
 def batch(n, bad=()):
@@ -75,7 +80,8 @@ def assert_same_state(one, other):
     ours, theirs = one.state_dict(), other.state_dict()
     assert len(tensors(ours)) == len(tensors(theirs)) > 10
     assert all(torch.equal(*pair) for pair in zip(tensors(ours), tensors(theirs), strict=True))
-    assert ours.get("precision") == theirs.get("precision")
+    scales = [one["optimizer"]["default"].get("scale") for one in (ours, theirs)]
+    assert scales[0] == scales[1]
 
 
 BAD = (3, 7, 8)
@@ -155,7 +161,7 @@ def test_full_precision_calls_the_very_networks_and_saves_nothing_more():
     learner = learner_of("fp32")
     q = learner.modules["default"].networks["q"]
     assert learner._callables["default"] == {"q": q.model, "q_target": q.target}
-    assert "precision" not in learner.state_dict()
+    assert "scale" not in learner.state_dict()["optimizer"]["default"]
     assert list(learner.row_metrics()) == ["lr/default"]
 
 
@@ -165,18 +171,17 @@ def test_a_run_in_fp16_goes_on_where_it_was_saved_to_the_bit():
         update(whole, batch(n, BAD)), update(cut, batch(n, BAD))
     resumed = learner_of("fp16")
     resumed.load_state_dict(cut.state_dict())
-    resumed.progress.updates = cut.progress.updates
     for n in range(8, 16):
         update(whole, batch(n, BAD)), update(resumed, batch(n, BAD))
     assert_same_state(whole, resumed)
-    assert whole.state_dict()["precision"]["scale"] != SCALE
+    assert whole.state_dict()["optimizer"]["default"]["scale"]["scale"] != SCALE
 
 
-def test_the_scale_goes_with_the_optimizers():
-    learner = learner_of("fp16")
-    assert "precision" in learner.get_state("optimizer")
-    assert "precision" not in learner.get_state(not_components="optimizer")
-    assert "precision" not in learner.get_state("rl_module")
+def test_a_state_of_another_precision_starts_the_scale_afresh():
+    half, full = learner_of("fp16"), learner_of("fp32")
+    half.load_state_dict(full.state_dict())
+    assert scaler_of(half).scale.item() == SCALE
+    full.load_state_dict(half.state_dict())
 
 
 def sac(**options):
@@ -205,8 +210,7 @@ def sac_batch(n=0):
 def one_by_one(learner, losses, data):
     """As by an ``OptimizerHook`` for each."""
     for optimization in learner.optimizations():
-        if optimization.is_due(learner.progress.updates):
-            learner.step(losses, data, optimization)
+        learner.step(losses, data, optimization)
 
 
 @pytest.mark.parametrize("apply", [Learner.step, one_by_one])
@@ -216,7 +220,7 @@ def test_the_scale_moves_once_in_an_update_by_several_optimizers(apply):
         data = sac_batch(n)
         apply(learner, learner.compute_losses(data), data)
         learner.progress.updates += 1
-        assert learner.precision.scaler.scale.item() == SCALE * 2 ** (n + 1)
+        assert scaler_of(learner).scale.item() == SCALE * 2 ** (n + 1)
 
 
 def test_an_overflow_in_one_of_several_optimizers_skips_that_one_alone():
@@ -232,7 +236,7 @@ def test_an_overflow_in_one_of_several_optimizers_skips_that_one_alone():
     ]
     assert moved == [False, True, True]
     assert [each.skipped for each in (critic, actor, alpha)] == [1, 0, 0]
-    assert learner.precision.scaler.scale.item() == SCALE / 2
+    assert scaler_of(learner).scale.item() == SCALE / 2
 
 
 def test_a_ready_loss_module_is_called_in_half_too():
@@ -314,11 +318,11 @@ def test_raise_names_update_module_and_optimizer_at_the_next_row(bad):
 def test_metrics_of_an_update_call_say_scale_and_skipped_updates():
     learner = learner_of("fp16")
     results = learner.update_from_batch(batch(3, BAD))
-    assert results["__all_modules__"]["train/loss_scale"] == SCALE / 2
+    assert results["default"]["train/loss_scale"] == SCALE / 2
     assert results["default"]["train/skipped/default"] == 1
 
 
-def test_modules_share_one_scale():
+def test_each_module_has_a_scale_of_its_own():
     def module(factor):
         q = Approximation(network())
         optimization = Optimization(adam(q.model.parameters(), lr=LR))
@@ -329,5 +333,6 @@ def test_modules_share_one_scale():
     data = TensorDict({"left": batch(0), "right": batch(3, BAD)}, [])
     learner.step(learner.compute_losses(data), data)
     assert [one.skipped for one in learner.optimizations()] == [0, 1]
-    assert learner.row_metrics()["train/loss_scale"] == SCALE / 2
+    rows = learner.row_metrics()
+    assert [rows["left/train/loss_scale"], rows["right/train/loss_scale"]] == [SCALE, SCALE / 2]
     assert learner.row_metrics()["right/train/skipped/default"] == 1
