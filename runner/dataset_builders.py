@@ -49,7 +49,7 @@ def open_dataset(path: str | Path, verify: bool = True) -> Dataset:
 
     Of a run that did both the recorded ones, which are all that it collected; ``<run>/ckpt`` asks for the others. A
     replay buffer's rows say less of their environment, and are those of the newest good checkpoint, of a run that does
-    not go on meanwhile.
+    not go on meanwhile. Of a run of several modules ``<run>/modules/<id>`` says which.
 
     Args:
         verify: read each file of a dataset once and compare its SHA-256; checkpoints are compared always.
@@ -61,12 +61,17 @@ def open_dataset(path: str | Path, verify: bool = True) -> Dataset:
     for place in (folder, folder / "dataset"):
         if (place / HEADER).exists():
             return Dataset(place, verify)
-    run = folder.parent if folder.name == "ckpt" else folder
+    run, module_id = _run_and_module(folder)
     found: list[Dataset] = []
+    modules: list[str] = []
 
     def accept(state: dict[str, Any]) -> None:
+        source = state.get("source", {})
+        modules[:] = [one for one in state.get("learner", {}).get("rl_module", {}) if one in source]
+        if bool(modules) != (module_id is not None) or module_id not in (None, *modules):
+            return  # which is no fault of the checkpoint
         try:
-            found[:] = [dataset_of(state.get("source", {}), run)]
+            found[:] = [dataset_of(source[module_id] if module_id else source, folder if module_id else run)]
         except DatasetError as error:
             raise CheckpointError(str(error)) from error
 
@@ -76,4 +81,13 @@ def open_dataset(path: str | Path, verify: bool = True) -> Dataset:
         CheckpointStore(run).load(accept=accept)
     except CheckpointError as error:
         raise DatasetError(folder, str(error)) from error
+    if not found:
+        there = ", ".join(str(run / "modules" / one) for one in modules) or f"only {run}"
+        raise DatasetError(folder, f"which module's data? there is {there}")
     return found[0]
+
+
+def _run_and_module(folder: Path) -> tuple[Path, str | None]:
+    if folder.parent.name == "modules":
+        return folder.parent.parent, folder.name
+    return (folder.parent if folder.name == "ckpt" else folder), None

@@ -55,7 +55,7 @@ class Approximation:
         writer: Writer | None = None,
     ) -> None:
         of_updates = {"scheduler": scheduler, "clip_grad": clip_grad, "checkpointer": checkpointer, "writer": writer}
-        _check_use(name, optimizer, loss_scaling, of_updates)
+        _check_use(name, model, optimizer, loss_scaling, of_updates)
         self.model = model if device is None else model.to(device)
         self.device = _device_of(model) if device is None else torch.device(device)
         self.name, self.writer, self.loss_scaling, self.updates = name, writer, loss_scaling, 0
@@ -188,10 +188,16 @@ def _device_of(model: nn.Module) -> torch.device:
     return torch.device("cpu") if first is None else first.device
 
 
+def _moved_by(optimizer: optim.Optimizer) -> set[int]:
+    return {id(one) for group in optimizer.param_groups for one in group["params"]}
+
+
 def _check_use(
-    name: str, optimizer: optim.Optimizer | None, loss_scaling: float, of_updates: Mapping[str, Any]
+    name: str, model: nn.Module, optimizer: optim.Optimizer | None, loss_scaling: float, of_updates: Mapping[str, Any]
 ) -> None:
     """Refuse, without an optimizer, what would only ever count or change updates."""
     given = [argument for argument, value in of_updates.items() if value] + ["loss_scaling"] * (loss_scaling != 1)
+    if optimizer is not None and not {id(one) for one in model.parameters()} & _moved_by(optimizer):
+        raise ValueError(f"{name}: its optimizer has none of the model's parameters, which would never learn")
     if optimizer is None and given:
         raise ValueError(f"{name} has no optimizer, and so no updates, for its {' and '.join(given)} to take part in")

@@ -59,6 +59,7 @@ class PeriodicCheckpointer(Checkpointer):
             raise ValueError(f"a checkpoint after every {frequency} updates: the frequency must be >= 1")
         self.frequency, self.folder = frequency, Path(folder)
         self._updates = 0
+        self._written: tuple[int, int] | None = None
 
     def init(self, model: nn.Module, filename: str) -> None:
         self.model, self.path = model, self.folder / filename
@@ -66,7 +67,10 @@ class PeriodicCheckpointer(Checkpointer):
     def update(self) -> None:
         self._updates += 1
         if self._updates % self.frequency == 0:
+            if self._written is not None and _identity(self.path) not in (None, self._written):
+                raise CheckpointError(f"{self.path} was written by another one: give each approximation its own name")
             save_weights(self.model, self.path)
+            self._written = _identity(self.path)
 
     def load(self) -> None:
         """Set the weights to those of the file."""
@@ -155,6 +159,15 @@ def _read(path: Path) -> dict[str, np.ndarray]:
             with archive.open(info) as entry:
                 arrays[info.filename.removesuffix(".npy")] = np.lib.format.read_array(entry, allow_pickle=False)
     return arrays
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Tells a file from one that took its place."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
 
 
 def _sync(folder: Path) -> None:

@@ -1,14 +1,13 @@
 """Many modules and their optimizers, alone or within a Trainer: built, updated, joined by others, saved."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn, optim
 
 from runner.learner.approximation import Approximation
 from runner.learner.connectors import EpisodesToBatch
-from runner.learner.metrics import LearnerMetrics
 from runner.learner.module import (
     ALL_MODULES,
     DEFAULT_MODULE,
@@ -18,11 +17,13 @@ from runner.learner.module import (
     SelfSupervisedLoss,
     check_generators,
     check_module_id,
+    check_selector,
 )
 from runner.learner.optimization import Optimization
 from runner.learner.pipeline import Select
 from runner.learner.state import (
     BY_FUNCTION,
+    COMPONENTS,
     METRICS,
     OPTIMIZER,
     RL_MODULE,
@@ -78,6 +79,8 @@ class Learner(Updates):
             return self
         if self.precision.name == "fp16" and self.compile == "update":
             raise ConfigError("learner.precision=fp16 has no scale that stays: use compile=trace, not update")
+        if self.compile not in get_args(Compile):
+            raise ValueError(f"no way to compile called {self.compile!r}: there are {', '.join(get_args(Compile))}")
         self.is_keyed = len(self._given) > 1
         try:
             for module_id, given in self._given.items():
@@ -92,7 +95,7 @@ class Learner(Updates):
             for module_id in list(self.modules):
                 self._forget(module_id)
             raise
-        _count_parameters(self.metrics, self.modules)
+        self._parameter_counts = count_parameters(self.modules)
         return self
 
     def _insert(self, module_id: str, given: Module | ModuleSpec) -> None:
@@ -178,7 +181,7 @@ class Learner(Updates):
             self.modules_to_train = selected
             raise
         self.is_keyed = True
-        _count_parameters(self.metrics, self.modules)
+        self._parameter_counts = count_parameters(self.modules)
         return self.module
 
     def remove_module(self, module_id: str, *, new_should_module_be_updated: Select = None) -> dict[str, Module]:
@@ -193,7 +196,7 @@ class Learner(Updates):
         self._forget(module_id)
         self._select(new_should_module_be_updated)
         self.is_keyed = True
-        _count_parameters(self.metrics, self.modules)
+        self._parameter_counts = count_parameters(self.modules)
         return self.module
 
     def _forget(self, module_id: str) -> None:
@@ -212,6 +215,8 @@ class Learner(Updates):
 
     def _check_selection(self, select: Select, modules: Iterable[str] | None = None) -> None:
         there = list(self.modules if modules is None else modules)
+        if callable(select):
+            check_selector(select)
         strange = [] if select is None or callable(select) else [one for one in select if one not in there]
         if strange:
             raise ValueError(f"modules_to_train: there is no module {strange[0]!r}; there are {', '.join(there)}")
@@ -261,9 +266,12 @@ class Learner(Updates):
     def set_state(self, state: StateDict) -> None:
         """Take over all components that are in ``state``, and leave all others as they are.
 
-        One that does not fit is a ``CheckpointError``, a ``ValueError`` or a ``RuntimeError``, and changes nothing.
+        One that does not fit is a ``CheckpointError`` or a ``ValueError``, and changes nothing.
         """
         self._check_is_built()
+        if not any(name in state for name in (*COMPONENTS, SELECTED)):
+            there = ", ".join(map(str, state)) or "nothing"
+            raise ValueError(f"a state has {', '.join(COMPONENTS)}; this one has {there}")
         parts = [f"{name}/{one}" for name in (RL_MODULE, OPTIMIZER) for one in state.get(name, {})]
         for name in (RL_MODULE, OPTIMIZER):
             check_modules(state.get(name, {}), self.modules, is_whole=False)
@@ -308,8 +316,8 @@ class Learner(Updates):
         return True
 
     def state_dict(self) -> StateDict:
-        """The whole state, whose tensors are the learner's own."""
-        return self._state()
+        """The whole state, whose tensors are the learner's own; that of a subclass is what its ``get_state`` says."""
+        return self.get_state() if self._overrides("get_state", of=Learner) else self._state()
 
     def load_state_dict(self, state: StateDict) -> None:
         """Take over a whole state; a ``CheckpointError`` where it is not of these modules."""
@@ -318,7 +326,10 @@ class Learner(Updates):
             if name not in state:
                 raise CheckpointError(f"the saved state of the learner has no {name}")
             check_modules(state[name], self.modules, is_whole=True)
-        self._take(state)
+        if self._overrides("set_state", of=Learner):
+            self.set_state(state)
+        else:
+            self._take(state)
 
 
 class _Callable(nn.Module):
@@ -333,20 +344,17 @@ class _Callable(nn.Module):
         return self.function(*inputs)
 
 
-def _count_parameters(metrics: LearnerMetrics, modules: Mapping[str, Module]) -> None:
+def count_parameters(modules: Mapping[str, Module]) -> dict[str, dict[str, int]]:
     """How many numbers are trained of each module and of all, and how many are not."""
-    total = [0, 0]
-    for module_id, module in modules.items():
-        parameters = {id(one): one for network in module.networks.values() for one in network.model.parameters()}
-        moved = {id(one) for optimization in module.optimizations for one in optimization.parameters}
-        numbers = [0, 0]
-        for number, one in parameters.items():
-            numbers[number not in moved or not one.requires_grad] += one.numel()
-        total = [one + more for one, more in zip(total, numbers, strict=True)]
-        _log_parameters(metrics, module_id, numbers)
-    _log_parameters(metrics, ALL_MODULES, total)
+    counts = {module_id: _numbers_of(module) for module_id, module in modules.items()}
+    counts[ALL_MODULES] = [sum(both) for both in zip(*counts.values(), strict=True)]
+    names = ("num_trainable_parameters", "num_non_trainable_parameters")
+    return {module_id: dict(zip(names, both, strict=True)) for module_id, both in counts.items()}
 
 
-def _log_parameters(metrics: LearnerMetrics, module_id: str, numbers: Sequence[int]) -> None:
-    for name, number in zip(("num_trainable_parameters", "num_non_trainable_parameters"), numbers, strict=True):
-        metrics.log_value((module_id, name), number, "last")
+def _numbers_of(module: Module) -> list[int]:
+    moved = {id(one) for optimization in module.optimizations for one in optimization.parameters}
+    numbers = [0, 0]
+    for number, one in {id(one): one for net in module.networks.values() for one in net.model.parameters()}.items():
+        numbers[number not in moved or not one.requires_grad] += one.numel()
+    return numbers

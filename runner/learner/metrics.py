@@ -38,12 +38,15 @@ class Stat:
         self.reduction, self.window, self.ema = reduce, window, EMA if ema is None else ema
         self._values: list[Any] = []
         self._total: Any = None
+        self.is_new = False
+        """Whether a value was added since the last :meth:`reduce`."""
 
     def add(self, value: Any) -> None:
         """Take a number, or a tensor ``[]``, which is read when somebody asks, and not written to until then."""
         if self.reduction == "last" or len(self._values) == self.window:
             del self._values[0:1]
         self._values.append(value)
+        self.is_new = True
 
     def peek(self) -> Any:
         """The value now: a number, a list for ``series``, ``None`` where there is nothing yet."""
@@ -70,7 +73,7 @@ class Stat:
 
     def reduce(self) -> Any:
         """The value now, and begin anew what is of the time since this was last called."""
-        value = self.peek()
+        value, self.is_new = self.peek(), False
         if self.reduction == "lifetime_sum" or (self.reduction == "mean" and self.window is None):
             self._total, self._values = value, []
         elif self.reduction != "last" and self.window is None:
@@ -139,11 +142,15 @@ class LearnerMetrics:
         return default if value is None else value
 
     def reduce(self) -> dict[str, Any]:
-        """All values now, as a dict by module of dicts by name; sums and the like begin anew."""
+        """All values now, as a dict by module of dicts by name; sums and the like begin anew.
+
+        What is nothing but its latest value is told once.
+        """
         reduced: dict[str, Any] = {}
         for key, stat in self._stats.items():
+            is_told = stat.is_new or stat.reduction != "last"
             value = stat.reduce()
-            if value is None:
+            if value is None or not is_told:
                 continue
             inside = reduced
             for word in key[:-1]:

@@ -1,5 +1,6 @@
 """What stands behind one module id: networks, a loss over them, and how they are optimized."""
 
+import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -175,6 +176,17 @@ def check_module_id(module_id: Any) -> None:
             f"{module_id!r} cannot be a module's id: it is a word without any of <>:\"/\\|?*, and does not end in a "
             "dot or a space"
         )
+
+
+def check_selector(select: Callable[..., Any]) -> None:
+    """Raise ``ValueError`` for a function that cannot be asked which modules are updated."""
+    try:
+        inspect.signature(select).bind("id", None)
+    except TypeError as error:
+        name = getattr(select, "__qualname__", type(select).__name__)
+        raise ValueError(f"modules_to_train: {name} is called with (module_id, batch); {error}") from None
+    except ValueError:  # Python knows no signature
+        pass
 
 
 def check_owners(modules: Mapping[str, Module]) -> None:

@@ -52,7 +52,12 @@ class Pipeline(Registry):
         select = self.modules_to_train
         if select is None:
             return True
-        return bool(select(module_id, batch)) if callable(select) else module_id in select  # type: ignore[arg-type]
+        if not callable(select):
+            return module_id in select
+        answer = select(module_id, batch)  # type: ignore[arg-type]
+        if answer not in (True, False):
+            raise ValueError(f"modules_to_train: the function has to say True or False; it said {answer!r}")
+        return bool(answer)
 
     def register(self, module_id: str, optimization: Optimization) -> None:
         super().register(module_id, optimization)
@@ -75,8 +80,8 @@ class Pipeline(Registry):
             return [tracer]
         return [UpdateCompiler(evaluate, networks, optimization, loss.hyper_parameters), tracer]
 
-    def _overrides(self, *methods: str) -> bool:
-        return any(getattr(type(self), method) is not getattr(Pipeline, method) for method in methods)
+    def _overrides(self, *methods: str, of: type | None = None) -> bool:
+        return any(getattr(type(self), method) is not getattr(of or Pipeline, method) for method in methods)
 
     def add(
         self, optimizer: optim.Optimizer | Optimization, name: str, terms: Sequence[str] | None = None, every: int = 1

@@ -1,5 +1,6 @@
 """The optimizations of a loss that moves its networks one after the other."""
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -10,12 +11,13 @@ from torch.optim.lr_scheduler import LRScheduler
 from runner.learner.approximation import Approximation
 from runner.learner.features import FeatureOptimization, feature_networks
 from runner.learner.gradients import Clip
-from runner.learner.module import ModuleConfig, loss_names
+from runner.learner.module import ModuleConfig, ModuleLoss, SelfSupervisedLoss, loss_names
 from runner.learner.optimization import Optimization
 from runner.schedules import Constant, Piecewise, Schedule
 from runner.spec import Stage
 from runner.types import OptimizationOptions
 
+OPTIONS = ("every", "lr", "clip")
 WHOLE = "default"
 """The one stage of a loss that names none: all of its terms over all networks."""
 
@@ -44,20 +46,31 @@ def make_optimizations(
     shared, options = feature_networks(networks), config.optimizations
     stages = stages_of(loss, [name for name in networks if name not in shared])
     stages |= {name: Stage((), (name,), ()) for name in shared}
+    _check_options(loss, options, stages)
+    if delayed := [name for name in shared if (options.get(name) or {}).get("every")]:
+        raise ValueError(f"learner.optimizations.{delayed[0]}.every: shared features move whenever a head has")
+    _check_weights(loss, config.loss_weights)
+    return tuple(_make(name, stage, networks, config, options.get(name) or {}, _followed(stage, loss))
+                 for name, stage in stages.items())  # fmt: skip
+
+
+def _check_options(loss: Any, options: Mapping[str, Mapping[Any, Any]], stages: Mapping[str, Stage]) -> None:
+    for name, own in options.items():
+        if strange := [option for option in own if option not in OPTIONS]:
+            raise ValueError(f"learner.optimizations.{name}.{strange[0]}: there are {', '.join(OPTIONS)}")
     said = {name for name, own in options.items() if any(value is not None for value in own.values())}
-    unknown = sorted(said.difference(stages))
-    if unknown:
+    if unknown := sorted(said.difference(stages)):
         raise ValueError(
             f"learner.optimizations.{unknown[0]}: {type(loss).__name__} has no such optimization; "
             f"it has {', '.join(stages)}"
         )
-    if delayed := [name for name in shared if (options.get(name) or {}).get("every")]:
-        raise ValueError(f"learner.optimizations.{delayed[0]}.every: shared features move whenever a head has")
-    terms = loss_names(loss)
-    if getattr(loss, "stages", {}) and (strange := [term for term in config.loss_weights if term not in terms]):
+
+
+def _check_weights(loss: Any, weights: Mapping[str, float]) -> None:
+    """What the loss of a foreign module gives is known when it is called."""
+    terms, is_foreign = loss_names(loss), isinstance(loss, ModuleLoss | SelfSupervisedLoss)
+    if strange := [] if is_foreign else [term for term in weights if term not in terms]:
         raise ValueError(f"learner.loss_weights.{strange[0]}: the loss has no such term; it has {', '.join(terms)}")
-    return tuple(_make(name, stage, networks, config, options.get(name) or {}, _followed(stage, loss))
-                 for name, stage in stages.items())  # fmt: skip
 
 
 def _followed(stage: Stage, loss: Any) -> tuple[str, ...]:
@@ -112,6 +125,8 @@ def schedule_of(value: Any, optimizer: optim.Optimizer) -> Schedule | LRSchedule
     if isinstance(value, str | Mapping | bool):
         raise ValueError(f"a learning rate is a number or [[t, value], ...]; got {value!r}")
     if isinstance(value, int | float):
+        if not 0 <= value < math.inf:
+            raise ValueError(f"a learning rate of {value}: it must be >= 0, and finite")
         for group in optimizer.param_groups:
             group["lr"] = float(value)
         return Constant()

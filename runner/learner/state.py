@@ -77,7 +77,11 @@ def load_networks(module_id: str, module: Module, state: Mapping[str, Any]) -> N
     """Take over what :func:`networks_state` gave; a ``CheckpointError`` where it is of other networks."""
     _check_keys(f"networks of module {module_id!r}", state, module.networks)
     for name, network in module.networks.items():
-        network.load_state_dict(state[name])
+        try:
+            network.load_state_dict(state[name])
+        except RuntimeError as error:  # torch's, where shapes or layers differ
+            words = " ".join(str(error).split())
+            raise CheckpointError(f"network {name!r} of module {module_id!r} is another one: {words}") from error
 
 
 def load_optimizations(module_id: str, module: Module, state: Mapping[str, Any]) -> None:

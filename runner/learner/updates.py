@@ -80,6 +80,7 @@ class Updates(Pipeline):
         precision: PrecisionName = "fp32",
     ) -> None:
         super().__init__(progress, compile, modules_to_train, precision)
+        self._parameter_counts: dict[str, dict[str, int]] = {}
         self.connectors, self.shuffling = connectors or EpisodesToBatch(), shuffling or torch.Generator()
         self.metrics, self.weights_seq_no = LearnerMetrics(), 0
         self._feeds = Feeds()
@@ -192,8 +193,10 @@ class Updates(Pipeline):
     def _end_call(self, updated: Sequence[str]) -> dict[str, Any]:
         self.end_updates()
         self.check_finite()
-        for module_id in updated:
-            own = {WEIGHTS_SEQ_NO: self.weights_seq_no, **self._row_metrics(module_id)}
+        for module_id in (*updated, ALL_MODULES):
+            own: dict[str, Any] = {**self._parameter_counts[module_id]}
+            if module_id != ALL_MODULES:
+                own |= {WEIGHTS_SEQ_NO: self.weights_seq_no, **self._row_metrics(module_id)}
             for name, value in own.items():
                 self.metrics.log_value((module_id, name), value, "last")
         return self.metrics.reduce()

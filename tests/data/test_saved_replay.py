@@ -112,3 +112,24 @@ def test_a_folder_without_rows_is_refused_in_one_line(tmp_path):
     CheckpointStore(tmp_path, backend="torch").save({"source": {}}, {"env_steps": 1})
     with pytest.raises(DatasetError, match=r"holds no replay rows; hooks=\[default,record_tensordict\]"):
         open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_of_several_modules_one_has_to_be_named(tmp_path, storage):
+    parts = {}
+    for rows, module_id in ((5, "left"), (10, "right")):
+        parts[module_id] = make_replay_buffer(capacity=20, storage=storage, run=tmp_path / "modules" / module_id)
+        parts[module_id].extend(batch(0, 2, rows))
+    state = {"source": {module_id: part.state_dict() for module_id, part in parts.items()}}
+    learner = {"rl_module": {module_id: {} for module_id in parts}}
+    CheckpointStore(tmp_path, backend="torch").save({**state, "learner": learner}, {"env_steps": 20})
+    assert [len(open_dataset(tmp_path / "modules" / module_id)) for module_id in parts] == [10, 20]
+    for wrong in (tmp_path, tmp_path / "modules" / "middle"):
+        with pytest.raises(DatasetError, match=r"which module's data\? there is .*modules/left, .*modules/right"):
+            open_dataset(wrong)
+
+
+def test_a_run_of_one_module_has_no_others(tmp_path):
+    save(tmp_path, "tensor", 5)
+    with pytest.raises(DatasetError, match=r"which module's data. there is only"):
+        open_dataset(tmp_path / "modules" / "left")

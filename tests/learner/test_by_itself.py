@@ -312,3 +312,86 @@ def test_ready_modules_keep_the_targets_that_they_came_with():
     optimization = Optimization(optim.SGD(q.model.parameters(), lr=0.1))
     Learner(Module({"q": q}, DQNLoss(0.9, True, "l2"), (optimization,))).build()
     assert optimization.targets == ()
+
+
+def test_what_an_earlier_call_has_told_is_not_told_again():
+    one = learner("left", "right")
+    one.update_from_batch(parts("left", "right"))
+    told = one.update_from_batch(parts("right"))
+    assert "loss/q" not in told["left"]
+    assert told["right"]["loss/q"] == told["right"]["total_loss"]
+    assert "total_loss" not in one.update_from_batch({})["__all_modules__"]
+
+
+@pytest.mark.parametrize("state", [{}, {"rl_modul": {}}, {"optimiser": {"left": {}}}])
+def test_what_is_no_state_is_refused(state):
+    with pytest.raises(ValueError, match="a state has rl_module, optimizer, metrics_logger; this one has"):
+        learner("left", "right").set_state(state)
+
+
+def test_a_network_that_does_not_fit_is_named_and_leaves_all_others():
+    one, other = learner("left", "right"), Learner({"left": spec(5), "right": spec(6)}).build()
+    state = other.get_state("rl_module")
+    state["rl_module"]["right"]["q"]["model"]["layers.0.weight"] = torch.zeros(8, 4)
+    before = bits(one, "left")
+    with pytest.raises(CheckpointError, match=r"network 'q' of module 'right' is another one: .*size mismatch"):
+        one.set_state(state)
+    assert same(bits(one, "left"), before)
+
+
+class Remembering(Learner):
+    """Has something of its own to save."""
+
+    factor = 1.0
+
+    def get_state(self, components=None, not_components=None):
+        return {**super().get_state(components, not_components), "factor": self.factor}
+
+    def set_state(self, state):
+        super().set_state(state)
+        self.factor = state["factor"]
+
+
+def test_what_a_subclass_adds_to_its_state_is_saved_and_loaded():
+    one, other = learner(kind=Remembering), learner(kind=Remembering)
+    one.update_from_batch(transitions())
+    one.factor = 7.0
+    other.load_state_dict(one.state_dict())
+    assert other.factor == 7.0
+    assert same(bits(one), bits(other))
+
+
+@pytest.mark.parametrize(
+    ("select", "words"),
+    [
+        (lambda module_id: True, r"<lambda> is called with \(module_id, batch\); too many"),
+        (lambda module_id, batch: "yes", "has to say True or False; it said 'yes'"),
+    ],
+)
+def test_a_function_that_cannot_select_is_refused(select, words):
+    with pytest.raises(ValueError, match=words):
+        learner("left", "right", modules_to_train=select).update_from_batch(parts("left", "right"))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"optimizations": {"default": {"lrr": 1.0}}}, "learner.optimizations.default.lrr: there are every, lr, clip"),
+        ({"loss_weights": {"qq": 2.0}}, "learner.loss_weights.qq: the loss has no such term; it has q"),
+        ({"lr": -0.1}, "a learning rate of -0.1: it must be >= 0"),
+        ({"lr": float("nan")}, "a learning rate of nan"),
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_refused_at_once(options, words):
+    with pytest.raises(ValueError, match=words):
+        Learner(spec(**options)).build()
+
+
+def test_a_way_to_compile_that_there_is_not_is_refused():
+    with pytest.raises(ValueError, match="no way to compile called 'x': there are"):
+        Learner(spec(), compile="x").build()
+
+
+def test_an_optimizer_of_another_network_is_refused():
+    with pytest.raises(ValueError, match="has none of the model's parameters"):
+        Approximation(nn.Linear(2, 2), optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1), name="q")

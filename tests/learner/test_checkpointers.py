@@ -223,3 +223,20 @@ def test_a_checkpointer_of_ones_own_is_given_the_network_and_told_of_each_update
     assert again.updates == 3
     with pytest.raises(CheckpointError, match="Best keeps no state"):
         best.load_state_dict({"updates": 3})
+
+
+def test_two_that_would_write_over_one_another_are_told_apart(tmp_path):
+    one, other = (descending(PeriodicCheckpointer(1, tmp_path), name="q") for _ in range(2))
+    descend(one)
+    descend(one)
+    descend(other)  # the file of an earlier run may be there
+    with pytest.raises(CheckpointError, match=r"q.npz was written by another one: give each"):
+        descend(one)
+
+
+def test_a_file_that_was_removed_is_written_again(tmp_path):
+    one = descending(PeriodicCheckpointer(1, tmp_path), name="q")
+    descend(one)
+    (tmp_path / "q.npz").unlink()
+    descend(one)
+    assert weight_in(tmp_path / "q.npz") == -2.0

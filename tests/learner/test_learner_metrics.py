@@ -71,8 +71,10 @@ def test_values_are_told_by_module_and_name():
     metrics = LearnerMetrics()
     metrics.log_dict({("left", "loss/q"): 1.0, ("right", "loss/q"): 2.0}, "last")
     assert metrics.reduce() == {"left": {"loss/q": 1.0}, "right": {"loss/q": 2.0}}
+    assert metrics.reduce() == {}  # what is nothing but the latest is told once
+    assert metrics.peek(("left", "loss/q")) == 1.0
     metrics.remove("left")
-    assert metrics.reduce() == {"right": {"loss/q": 2.0}}
+    assert [metrics.peek((one, "loss/q")) for one in ("left", "right")] == [None, 2.0]
 
 
 def test_tensors_are_read_when_somebody_asks():

@@ -11,7 +11,7 @@ from runner.learner.approximation import Approximation
 from runner.learner.learner import Learner
 from runner.learner.module import Module, ModuleConfig, ModuleSpec
 from runner.losses.dqn import DQNLoss
-from tests.learner.parts import config, learner, q_network, spec, transitions, update
+from tests.learner.parts import config, learner, parts, q_network, spec, transitions, update
 
 
 def test_a_learner_that_is_not_built_says_so():
@@ -212,7 +212,7 @@ def test_a_function_is_applied_to_the_learner():
 def test_how_many_numbers_are_trained_is_told():
     one = learner("left", "right")
     each = 3 * 8 + 8 + 8 * 2 + 2
-    metrics = one.metrics.reduce()
+    metrics = one.update_from_batch(parts("left", "right"))
     assert metrics["left"]["num_trainable_parameters"] == each
     assert metrics["__all_modules__"]["num_trainable_parameters"] == 2 * each
     assert metrics["__all_modules__"]["num_non_trainable_parameters"] == 0
