@@ -1,6 +1,5 @@
 """Which modules come and go in mid-run, and whether they can: found out before anything is trained."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -68,15 +67,50 @@ def check_changes(present: Mapping[str, Shapes], changes: Sequence[Change], fram
             _add(there, change, change.offer)
 
 
+def own_env_steps(
+    module_id: str, frames: Mapping[str, int], changes: Sequence[Change], frame_skip: int, begin: float, end: float
+) -> int:
+    """How many env steps a module plays of those of the run from ``begin`` to ``end``, at least 1.
+
+    Args:
+        frames: env steps of a batch of each module that is there at the beginning, itself among them.
+        changes: of all of the run; those whose times cannot be compared are left out.
+    """
+    there, played, now = dict(frames), 0.0, begin
+    for time, change in _timed(changes, frame_skip):
+        is_now = begin - sum(frames.values()) < time <= begin and change.offer is None  # by a hook that comes later
+        if not (is_now and change.module_id != module_id) and not begin < time < end:
+            continue
+        played, now = played + max(time - now, 0) * there[module_id] / sum(there.values()), max(time, now)
+        if change.offer is not None:
+            there[change.module_id] = frames_of(change.offer.tree)
+        elif change.module_id == module_id:
+            return max(int(played), 1)
+        else:
+            there.pop(change.module_id, None)
+    return max(int(played + (end - now) * there[module_id] / sum(there.values())), 1)
+
+
+def frames_of(tree: Config) -> int:
+    """Env steps of a batch, which say how fast a module plays."""
+    return int(tree["collector"].get("frames_per_batch") or 1)
+
+
 def _in_order(changes: Sequence[Change], frame_skip: int, end: float) -> list[Change]:
     """Those within the run, by their times; none where the times cannot be compared."""
     units = {"env_steps" if change.unit == "frames" else change.unit for change in changes}
     if len(units) != 1:
         return []
-    times = [change.number / (frame_skip if change.unit == "frames" else 1) for change in changes]
-    last = end if units == {"env_steps"} else math.inf
-    order = sorted(range(len(changes)), key=times.__getitem__)
-    return [changes[index] for index in order if times[index] <= last]
+    if units == {"env_steps"}:
+        return [change for time, change in _timed(changes, frame_skip) if time <= end]
+    return sorted(changes, key=lambda change: change.number)
+
+
+def _timed(changes: Sequence[Change], frame_skip: int) -> list[tuple[float, Change]]:
+    """Those that come at some number of env steps, or of frames, with their env steps and by them."""
+    units = {"env_steps": 1, "frames": frame_skip}
+    timed = [(change.number / units[change.unit], change) for change in changes if change.unit in units]
+    return sorted(timed, key=lambda pair: pair[0])
 
 
 def _add(there: dict[str, Shapes], change: Change, offer: Offer) -> None:

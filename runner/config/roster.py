@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from runner.collectors.by_module import CollectorByModule
 from runner.config.at_points import HooksOfModules
 from runner.config.build import Builder
-from runner.config.changes import Change, Offer, check_changes, not_alike, shapes_of
+from runner.config.changes import Change, Offer, check_changes, frames_of, not_alike, own_env_steps, shapes_of
 from runner.config.member import Member, RunOfModule
 from runner.config.modules import wrong_id
 from runner.config.parts import Config, build_acting, build_module, check_capacity, check_first
@@ -66,7 +66,7 @@ class Roster:
 
     def _lengths(self) -> dict[str, int]:
         """The env steps that each module will have played at the end of the run."""
-        frames = {module_id: _frames(tree) for module_id, tree in self.config["modules"].items()}
+        frames = {module_id: frames_of(tree) for module_id, tree in self.config["modules"].items()}
         total = self.builder.runtime["total_env_steps"]
         return {module_id: total * own // sum(frames.values()) for module_id, own in frames.items()}
 
@@ -180,11 +180,13 @@ class Roster:
             raise ConfigError(f"hooks.{hook}: there is a module {offer.module_id} already, which was not removed")
         if offer.like is not None and offer.like not in self.members:
             raise ConfigError(f"hooks.{hook}: module {offer.like}, whose weights it is to begin with, was removed")
-        frames = _frames(offer.tree)
-        share = frames / (frames + sum(_frames(member.config) for member in self.members.values()))
-        played = runtime["progress"].env_steps
-        length = max(int((runtime["total_env_steps"] - played) * share), 1)
-        member = self._insert(offer.module_id, offer.tree, Added(hook, length, played))
+        frames = {one: frames_of(member.config) for one, member in self.members.items()}
+        progress, end = runtime["progress"], runtime["total_env_steps"]
+        length = own_env_steps(
+            offer.module_id, {**frames, offer.module_id: frames_of(offer.tree)}, self._changes,
+            progress.frame_skip, progress.env_steps, end,
+        )  # fmt: skip
+        member = self._insert(offer.module_id, offer.tree, Added(hook, length, progress.env_steps))
         if offer.like is not None:
             _begin_like(member, self.members[offer.like])
         log.info("module %s takes part from %s on", offer.module_id, runtime["progress"].place_in_words)
@@ -311,8 +313,3 @@ def _begin_like(member: Member, other: Member) -> None:
             network.load_state_dict(other.module.networks[name].state_dict())
     except (KeyError, RuntimeError) as error:
         raise ConfigError(not_alike(member.module_id, other.module_id)) from error
-
-
-def _frames(tree: Config) -> int:
-    """Env steps of a batch, which say how fast a module plays."""
-    return int(tree["collector"].get("frames_per_batch") or 1)
