@@ -1,5 +1,6 @@
 """Learners from plain values, and modules that begin with what another run has learnt."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -23,6 +24,8 @@ from runner.learner.targets import TargetNetwork
 from runner.schedules import Schedule
 from runner.spec import CheckpointError, ConfigError, Progress
 from runner.types import Compile, OptimizationOptions, PositiveFloat, PositiveInt, PrecisionName, Wrapper
+
+log = logging.getLogger(__name__)
 
 
 def make_learner(
@@ -150,7 +153,7 @@ def restore_module(learner: Learner, module_id: str, path: str | Path) -> None:
     """Give a module the weights, and targets, that one of another run has saved; nothing else changes.
 
     Args:
-        path: a run's folder, or one of its checkpoints. Where it has several modules, the one of the same id.
+        path: a run's folder, that of its checkpoints, or one of those. Of several modules the one of the same id is taken.
 
     Raises:
         ConfigError: where there is no such module, or no good checkpoint of one with the same networks.
@@ -159,12 +162,14 @@ def restore_module(learner: Learner, module_id: str, path: str | Path) -> None:
     if module_id not in learner.module:
         raise ConfigError(f"{asked}: this run has no such module; it has {', '.join(learner.module)}")
     folder, take = Path(path), None
-    if folder.parent.name == "ckpt":
+    if folder.name == "ckpt":
+        folder = folder.parent
+    elif folder.parent.name == "ckpt":
         folder, take = folder.parent.parent, folder.name
     if not folder.is_dir():
         raise ConfigError(f"{asked}: there is no such folder")
     try:
-        state, _ = CheckpointStore(run=folder).load(take=take)
+        state, manifest = CheckpointStore(run=folder).load(take=take)
         saved = state["learner"][RL_MODULE]
         only = next(iter(saved)) if len(saved) == 1 else module_id
         if only not in saved:
@@ -173,3 +178,6 @@ def restore_module(learner: Learner, module_id: str, path: str | Path) -> None:
     except (CheckpointError, KeyError, RuntimeError) as error:  # torch says with the last where shapes differ
         words = str(error).replace("\n", " ")
         raise ConfigError(f"{asked}: its weights do not fit: {words}") from error
+    counters = manifest["counters"]
+    at = f"saved after {counters['env_steps']:,} env steps and {counters['updates']:,} updates"
+    log.info("module %s begins with the weights of module %s of %s, %s", module_id, only, folder, at)

@@ -74,6 +74,10 @@ def misfits(before: Mapping[str, Any], after: Mapping[str, Any], origins: Origin
     if kept and wanted and kept != wanted:
         words = f"a resumed run keeps its optimizer, of whose moments its checkpoints are: {kept}, not {wanted}"
         yield Problem("optimizer", origins.of("optimizer"), words, LEAVE_OUT)
+    restore = lookup(after, "learner.restore")
+    if restore not in (ABSENT, None, {}) and restore != lookup(before, "learner.restore"):
+        words = "a resumed run goes on with its own weights, and takes none of another run"
+        yield Problem("learner.restore", origins.of("learner.restore"), words, LEAVE_OUT)
     rows, batches = columns(before), columns(after)
     if is_asynchronous(before) != is_asynchronous(after):
         words = "a resumed run keeps its replay rows: whether each worker has batches of its own cannot change"

@@ -124,6 +124,15 @@ def test_a_module_begins_with_the_weights_of_another_run_and_with_nothing_else_o
     assert after.trainer.learner.weights_seq_no == 0
 
 
+@pytest.mark.parametrize("place", [".", "ckpt"])
+def test_the_log_says_whose_weights_a_module_begins_with(place, tmp_path, caplog):
+    saved_run(tmp_path / "before", "seed=5")
+    with caplog.at_level("INFO"):
+        run(f"learner.restore={{default: {tmp_path / 'before' / place}}}", "source.warmup=1000")
+    line = f"module default begins with the weights of module default of {tmp_path / 'before'}, saved after"
+    assert any(record.getMessage().startswith(line) for record in caplog.records)
+
+
 @pytest.mark.parametrize("killed_at", [20, 40])
 def test_a_run_killed_before_or_after_its_first_checkpoint_has_begun_with_the_weights_of_another(killed_at, tmp_path):
     saved_run(tmp_path / "before", "seed=5")
