@@ -153,7 +153,7 @@ def restore_module(learner: Learner, module_id: str, path: str | Path) -> None:
     """Give a module the weights, and targets, that one of another run has saved; nothing else changes.
 
     Args:
-        path: a run's folder, that of its checkpoints, or one of those. Of several modules the one of the same id is taken.
+        path: a run's folder, that of its checkpoints, or one of those; of several modules the one of the same id.
 
     Raises:
         ConfigError: where there is no such module, or no good checkpoint of one with the same networks.

@@ -324,7 +324,7 @@ def test_an_address_in_the_folder_is_not_connected_to_unless_it_is_typed(run):
 @pytest.mark.parametrize(
     ("stored", "typed", "line"),
     [
-        ({}, "learner.restore={default: elsewhere}", "learner.restore (command line): a resumed run goes on with its own"),
+        ({}, "learner.restore={default: elsewhere}", "learner.restore (command line): a resumed run goes on"),
         ({}, "optimizer=sgd", "optimizer (command line): a resumed run keeps its optimizer"),
         ({}, "optimizer.weight_decay=0.1", "optimizer (command line): a resumed run keeps its optimizer"),
         ({"source.storage": "memmap"}, "source.storage=tensor", "source.storage=tensor (command line): a resumed run"),
