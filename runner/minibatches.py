@@ -49,12 +49,12 @@ def cyclic_minibatches(
     num_epochs: int,
     minibatch_size: int | None,
     generators: Mapping[str, torch.Generator] | None = None,
-    num_total_minibatches: int = 0,
+    num_total_minibatches: int | None = None,
 ) -> Iterator[dict[str, TensorDictBase]]:
     """Minibatches by module: in each one ``minibatch_size`` rows of every module's batch ``[R, ...]``.
 
     The module with the most rows is gone through ``num_epochs`` times, and ends it: for R rows and minibatches of M
-    there are ``ceil(num_epochs * R / M)``, all of full size, or ``num_total_minibatches`` if that is not 0. Modules
+    there are ``ceil(num_epochs * R / M)``, all of full size, or ``num_total_minibatches`` if that is given. Modules
     with fewer rows see more epochs. Rows are what the first dimension counts, so that sequences ``[R, T]`` stay whole.
 
     Args:

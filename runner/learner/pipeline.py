@@ -167,6 +167,7 @@ class Pipeline(Registry):
 
         Who applies each with a call of its own (``only``) keeps their order.
         """
+        self._check_is_built()
         metrics: dict[str, Any] = {}
         self._has_stepped = True
         for module_id in self._updated:

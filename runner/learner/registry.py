@@ -66,7 +66,7 @@ class Registry:
         config = self.configs.get(module_id)
         if config is None:
             return {}
-        clip = Clip(config.clip, config.clip_by) if config.clip else None
+        clip = None if config.clip is None else Clip(config.clip, config.clip_by)
         return {"clip": clip, "non_finite": config.non_finite, "non_finite_limit": config.non_finite_limit}
 
     def register(self, module_id: str, optimization: Optimization) -> None:

@@ -90,7 +90,7 @@ def _make(
     optimizer = config.optimizer(_parameters(stage, networks))
     for group in optimizer.param_groups if options.get("lr") else ():
         group["lr"] = options["lr"]
-    clip = options.get("clip") or config.clip
+    clip = config.clip if options.get("clip") is None else options["clip"]
     weights = {term: weight for term, weight in config.loss_weights.items() if not stage.terms or term in stage.terms}
     rate = config.scheduler if config.lr is None or options.get("lr") else config.lr  # the stage's own comes first
     features = feature_networks(networks).get(name)
@@ -100,7 +100,7 @@ def _make(
         name=name,
         every=_whole(name, options.get("every") or stage.every) * config.update_every,
         schedule=schedule_of(rate, optimizer),
-        clip=Clip(clip, config.clip_by) if clip else None,
+        clip=None if clip is None else Clip(clip, config.clip_by),
         non_finite=config.non_finite,
         non_finite_limit=config.non_finite_limit,
         targets=[networks[network].target for network in followed],

@@ -113,7 +113,7 @@ class Updates(Pipeline):
         num_epochs: int = 1,
         minibatch_size: int | None = None,
         shuffle_batch_per_epoch: bool = False,
-        num_total_minibatches: int = 0,
+        num_total_minibatches: int | None = None,
     ) -> dict[str, Any]:
         """Go through a batch in minibatches, an update for each, and return metrics by module; the batch stays.
 
@@ -124,8 +124,8 @@ class Updates(Pipeline):
         Raises:
             NonFiniteError: where weights are no numbers any more.
         """
-        if num_epochs < 1 or num_total_minibatches < 0 or (minibatch_size is not None and minibatch_size < 1):
-            raise ValueError("num_epochs and minibatch_size have to be >= 1, num_total_minibatches >= 0")
+        if num_epochs < 1 or any(one is not None and one < 1 for one in (minibatch_size, num_total_minibatches)):
+            raise ValueError("num_epochs, minibatch_size and num_total_minibatches have to be >= 1")
         self._begin_call(timesteps)
         batches = self._selected(batch)
         if batches:

@@ -290,3 +290,9 @@ def test_a_learner_that_nobody_needs_any_more_is_gone():
 def test_a_bound_that_bounds_nothing_is_a_mistake_in_a_configuration(typed):
     with pytest.raises(Rejected, match=rf"{typed.split('=')[0]} = .*: expected (a number > 0|one of value)"):
         check(parse_arguments(["algo=dqn", "env=cartpole", typed]))
+
+
+@pytest.mark.parametrize("options", [{"clip": 0}, {"optimizations": {"default": {"clip": 0}}}])
+def test_a_bound_that_bounds_nothing_is_refused_in_python_too(options):
+    with pytest.raises(ValueError, match="gradients cannot be clipped to 0: the bound must be > 0"):
+        Learner(spec(**options)).build()

@@ -70,10 +70,11 @@ def test_what_an_iterator_may_not_be_asked_is_refused_before_it_gives_anything()
     assert one.weights_seq_no == 0
 
 
-def test_a_number_of_minibatches_of_zero_leaves_it_to_the_epochs():
+def test_a_number_of_minibatches_that_comes_out_as_none_at_all_is_refused():
     one = learner()
-    one.update_from_batch(transitions(), num_epochs=2, minibatch_size=3, num_total_minibatches=0)
-    assert one.progress.updates == 4
+    with pytest.raises(ValueError, match="num_total_minibatches have to be >= 1"):
+        one.update_from_batch(transitions(), num_epochs=2, minibatch_size=3, num_total_minibatches=6 // 7)
+    assert one.progress.updates == one.weights_seq_no == 0
 
 
 ALL = "__all_modules__"

@@ -197,7 +197,8 @@ def test_an_empty_iterator_is_refused():
     [
         ({"num_epochs": 0}, "have to be >= 1"),
         ({"minibatch_size": 0}, "have to be >= 1"),
-        ({"num_total_minibatches": -1}, ">= 0"),
+        ({"num_total_minibatches": 0}, "have to be >= 1"),
+        ({"num_total_minibatches": -1}, "have to be >= 1"),
     ],
 )
 def test_numbers_that_make_no_sense_are_refused(options, words):
