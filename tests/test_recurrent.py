@@ -55,6 +55,12 @@ def test_a_sequence_is_its_steps_one_after_another(cell, shared):
     assert torch.allclose(policy(observation, memory, begins), torch.stack(expected, 1), atol=1e-6)
 
 
+def test_single_steps_are_refused_where_sequences_are_learnt_from():
+    policy = networks()["policy"]
+    with pytest.raises(ValueError, match=r"learns from sequences \[B, L, ...\]; it was given \[6, 4\]"):
+        policy(torch.randn(6, 4), torch.zeros(6, policy.memory_size), torch.zeros(6, dtype=torch.bool))
+
+
 def test_an_lstm_is_that_of_its_paper():
     trunk = networks("lstm", shared=True)["policy"].trunk
     observation, memory = torch.randn(2, 4), torch.randn(2, 10)

@@ -1,5 +1,6 @@
 """The optimizations of a loss that moves its networks one after the other."""
 
+import inspect
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -120,7 +121,7 @@ def _parameters(stage: Stage, networks: Mapping[str, Approximation]) -> list[nn.
 def schedule_of(value: Any, optimizer: optim.Optimizer) -> Schedule | LRScheduler | None:
     """The schedule that a learning rate stands for: a number that stays, ``[[t, value], ...]``, or one as it is.
 
-    A class of torch's schedulers, or a ``partial`` of one, makes one for the ``optimizer``.
+    A class of torch's schedulers, or any function of an optimizer alone, makes one for the ``optimizer``.
     """
     if isinstance(value, str | Mapping | bool):
         raise ValueError(f"a learning rate is a number or [[t, value], ...]; got {value!r}")
@@ -132,11 +133,26 @@ def schedule_of(value: Any, optimizer: optim.Optimizer) -> Schedule | LRSchedule
         return Constant()
     if isinstance(value, list | tuple):
         return Piecewise(value)  # type: ignore[arg-type]
+    if not _makes_one(value):
+        return value
+    made = value(optimizer)
+    if not isinstance(made, LRScheduler):
+        raise ValueError(f"a function of an optimizer has to make a torch scheduler; got a {type(made).__name__}")
+    return made
+
+
+def _makes_one(value: Any) -> bool:
+    """Whether this is no schedule, a function of a learning rate and env steps, but makes a torch scheduler."""
     made_of = getattr(value, "func", value)
-    if isinstance(made_of, type) and issubclass(made_of, LRScheduler):
-        made: LRScheduler = value(optimizer)
-        return made
-    return value
+    if isinstance(made_of, type):
+        return issubclass(made_of, LRScheduler)
+    if value is None or isinstance(value, LRScheduler):
+        return False
+    try:
+        inspect.signature(value).bind(0.1, 0)
+    except TypeError:
+        return True
+    return False
 
 
 def _whole(name: str, every: float) -> int:

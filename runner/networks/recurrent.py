@@ -33,6 +33,9 @@ class RecurrentTrunk(nn.Module):
 
     def forward(self, observation: Tensor, memory: Tensor, is_init: Tensor) -> Tensor:
         """Whole sequences ``[B, L, ...]``; of the memory ``[B, L, memory_size]`` only that at their start counts."""
+        if observation.ndim != self.input_dims + 2:
+            given = list(observation.shape)
+            raise ValueError(f"a network with a memory learns from sequences [B, L, ...]; it was given {given}")
         encoded, remembered = self._encode(observation), memory[:, 0]
         begins = is_init.unsqueeze(-1)
         features = []

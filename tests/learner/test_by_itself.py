@@ -395,3 +395,11 @@ def test_a_way_to_compile_that_there_is_not_is_refused():
 def test_an_optimizer_of_another_network_is_refused():
     with pytest.raises(ValueError, match="has none of the model's parameters"):
         Approximation(nn.Linear(2, 2), optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1), name="q")
+
+
+def test_a_function_of_an_optimizer_makes_its_scheduler():
+    one = Learner(spec(scheduler=lambda optimizer: optim.lr_scheduler.StepLR(optimizer, 1, 0.5))).build()
+    update(one, transitions())
+    assert one.get_optimizer().param_groups[0]["lr"] == 0.005
+    with pytest.raises(ValueError, match="has to make a torch scheduler; got a NoneType"):
+        Learner(spec(scheduler=lambda optimizer: None)).build()
