@@ -109,7 +109,10 @@ def build_learner(
     modules_to_train: Select = None,
 ) -> Learner:
     """A learner of these modules, of the ``kind`` that is wanted; a ``ConfigError`` for what is none."""
-    learner = (kind or Learner)(modules)
+    try:
+        learner = (kind or Learner)(modules)
+    except TypeError as error:
+        raise ConfigError(f"learner.kind cannot be made: {error}") from error
     if not isinstance(learner, Learner):
         raise ConfigError(f"learner.kind: a {type(learner).__name__} is no runner.learner.learner.Learner")
     learner.progress, learner.compile = progress or learner.progress, compile

@@ -7,6 +7,7 @@ from typing import Any
 from runner.config.assemble import Config, Experiment
 from runner.config.trust import packages_to_trust
 from runner.evaluation import Evaluated, EvaluatedByModule
+from runner.learner.learner import Learner
 from runner.points import POINTS
 from runner.runs import RunFolder
 from runner.spec import Progress
@@ -28,6 +29,7 @@ def explain_schedule(config: Config, experiment: Experiment) -> str:
             for line in _describe_playing(module_id, *parts)
         ],
         "networks": [_describe_network(name, network) for name, network in experiment.networks.items()],
+        "learning": [] if trainer.learner is None else _describe_learning(trainer.learner),
         "run": _describe_run(config, experiment),
         "hooks, in the order in which they fire": [
             f"{point:<20} {', '.join(name for name in names if name != NOBODY) or NOBODY}"
@@ -36,7 +38,7 @@ def explain_schedule(config: Config, experiment: Experiment) -> str:
         ],
     }
     return "\n".join(
-        line for title, lines in sections.items() for line in (f"{title}:", *(f"  {one}" for one in lines))
+        line for title, lines in sections.items() if lines for line in (f"{title}:", *(f"  {one}" for one in lines))
     )
 
 
@@ -56,6 +58,21 @@ def _describe_network(name: str, network: Any) -> str:
     parameters = sum(parameter.numel() for parameter in network.parameters())
     shapes = " ".join(str(list(parameter.shape)) for parameter in network.parameters() if parameter.dim() > 1)
     return f"{name}: {parameters:,} parameters in {shapes}"
+
+
+def _describe_learning(learner: Learner) -> list[str]:
+    """Who moves what; a module that stands still says so where that is no matter of what is in a batch."""
+    chosen = learner.modules_to_train
+    lines = [f"{type(learner).__name__}, compile={learner.compile}, precision={learner.precision.name}"]
+    for module_id, module in learner.modules.items():
+        stands = "" if callable(chosen) or chosen is None or module_id in chosen else ", but is not trained"
+        for one in module.optimizations:
+            name = f"{module_id}/{one.name}" if learner.is_keyed else one.name
+            number = sum(parameter.numel() for parameter in one.parameters)
+            often = "" if one.every == 1 else f" in each {one.every}. update"
+            rate = f"{type(one.optimizer).__name__}, lr={one.lr:g}"
+            lines.append(f"{name}: {rate}, moves {number:,} numbers{often}{stands}")
+    return lines
 
 
 def _describe_run(config: Config, experiment: Experiment) -> list[str]:

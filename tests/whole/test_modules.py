@@ -458,9 +458,13 @@ def test_the_policy_of_each_module_can_be_exported(tmp_path):
 
 
 def test_a_run_of_several_modules_explains_each_of_them():
-    config = compose_modules("learning=[off_policy,reward_normalizer]")
+    chosen = ("learner.modules_to_train=[left]", "learner.precision=bf16")
+    config = compose_modules("learning=[off_policy,reward_normalizer]", *chosen)
     shown = explain_schedule(config, built(config))
     for words in (
+        "Learner, compile=trace, precision=bf16",
+        "left/default: Adam, lr=0.001, moves 371 numbers\n",
+        "right/default: Adam, lr=0.001, moves 371 numbers, but is not trained",
         "left: hookline/TwoTasks-v0 x 1 in this process",
         "right/q: 371 parameters",
         "1,200 frames in 60 batches of 20 env steps",

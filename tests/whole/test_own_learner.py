@@ -162,3 +162,15 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path):
         with pytest.raises(ConfigError, match=words) as raised:
             run(*settings)
         assert "\n" not in str(raised.value)
+
+
+class Particular(Learner):
+    """Takes what it does not know."""
+
+    def __init__(self, modules, **options):
+        super().__init__(modules, **options)
+
+
+def test_arguments_that_a_learner_of_ones_own_does_not_take_are_a_mistake_in_the_configuration():
+    with pytest.raises(ConfigError, match=r"learner\.kind cannot be made: .* unexpected keyword argument 'factr'"):
+        run("learner.kind={_target_: tests.whole.test_own_learner.Particular, factr: 0.1}")
