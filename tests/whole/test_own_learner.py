@@ -59,6 +59,11 @@ class Noting(Learner):
         self.calls.append(("after", timesteps["updates"]))
 
 
+class Particular(Learner):
+    def __init__(self, modules, **options):
+        super().__init__(modules, **options)
+
+
 class NoLearner:
     def __init__(self, modules):
         pass
@@ -164,13 +169,6 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path):
         assert "\n" not in str(raised.value)
 
 
-class Particular(Learner):
-    """Takes what it does not know."""
-
-    def __init__(self, modules, **options):
-        super().__init__(modules, **options)
-
-
-def test_arguments_that_a_learner_of_ones_own_does_not_take_are_a_mistake_in_the_configuration():
+def test_arguments_that_a_learner_of_ones_own_does_not_take_are_a_mistake_in_the_configuration(my_learner):
     with pytest.raises(ConfigError, match=r"learner\.kind cannot be made: .* unexpected keyword argument 'factr'"):
-        run("learner.kind={_target_: tests.whole.test_own_learner.Particular, factr: 0.1}")
+        run("learner.kind={_target_: my_learner.Particular, factr: 0.1}")
