@@ -1,6 +1,7 @@
 """Files of the user's are looked at before Hydra reads them: what is wrong is said with its file and line."""
 
 import os
+import sys
 
 import pytest
 
@@ -30,6 +31,15 @@ FAULTS = {
     "a choice left open": ("defaults: [/loss: '???']\n", 1, "loss has no choice ???"),
     "a default that is there twice": ("defaults: [gym, gym]\n", 1, "gym is in the list twice"),
 }
+
+
+@pytest.fixture(autouse=True)
+def as_deep_as_python_goes():
+    """Torch's compiler, which earlier tests may have used, lets calls go deeper than they do when files are read."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(1000)
+    yield
+    sys.setrecursionlimit(before)
 
 
 @pytest.fixture
