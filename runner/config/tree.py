@@ -52,6 +52,11 @@ def has_unknown(value: Any) -> bool:
     return isinstance(value, Unknown) or (isinstance(value, list) and any(has_unknown(item) for item in value))
 
 
+def _is_copy(problem: Problem, other: Problem) -> bool:
+    """Whether a module has taken over what is wrong with a setting of the run."""
+    return problem.message == other.message and problem.key.endswith(f".{other.key}")
+
+
 class Resolver:
     """Turns an OmegaConf tree into plain values; what cannot be resolved becomes a problem instead of an exception."""
 
@@ -62,6 +67,7 @@ class Resolver:
 
     def plain(self, tree: DictConfig) -> dict[str, Any]:
         value = self._value(tree, "", 0)
+        self.problems = [one for one in self.problems if not any(_is_copy(one, other) for other in self.problems)]
         return value if isinstance(value, dict) else {}
 
     def _value(self, node: Node | None, key: str, depth: int) -> Any:
