@@ -35,11 +35,8 @@ class AddModule(Hook):
 
     def register(self, trainer: Any, name: str | None = None) -> None:
         self.name = name or self.default_name()
-        self.roster.offer(self.name, self.at, self.module_id, self.tree, self.like)
+        self.roster.offer(self.name, self.at, self.module_id, self.tree, self.like, maker=self)
         super().register(trainer, name)
 
     def __call__(self) -> None:
-        ((unit, number),) = self.at.items()
-        if not self.is_done and getattr(self.progress, unit) >= number:
-            self.is_done = True
-            self.roster.add(self.name)
+        self.roster.make_changes()

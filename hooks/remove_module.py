@@ -27,11 +27,8 @@ class RemoveModule(Hook):
         self.is_done = False
 
     def register(self, trainer: Any, name: str | None = None) -> None:
-        self.roster.expect(name or self.default_name(), self.at, self.module_id)
+        self.roster.expect(name or self.default_name(), self.at, self.module_id, maker=self)
         super().register(trainer, name)
 
     def __call__(self) -> None:
-        ((unit, number),) = self.at.items()
-        if not self.is_done and getattr(self.progress, unit) >= number:
-            self.is_done = True
-            self.roster.remove(self.module_id)
+        self.roster.make_changes()

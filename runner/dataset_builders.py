@@ -93,7 +93,7 @@ def open_dataset(path: str | Path, verify: bool = True) -> Dataset:
 
 
 def _run_and_module(folder: Path) -> tuple[Path, str | None]:
-    if folder.parent.name == "modules":
+    if folder.parent.name == "modules" and not (folder / "ckpt").exists():
         return folder.parent.parent, folder.name.partition("-")[0]
     return (folder.parent if folder.name == "ckpt" else folder), None
 

@@ -115,6 +115,10 @@ def build_learner(
         raise ConfigError(f"learner.kind cannot be made: {error}") from error
     if not isinstance(learner, Learner):
         raise ConfigError(f"learner.kind: a {type(learner).__name__} is no runner.learner.learner.Learner")
+    if learner.is_built:
+        raise ConfigError(
+            f"learner.kind: a {type(learner).__name__} builds itself, before it knows how: leave build out"
+        )
     learner.progress, learner.compile = progress or learner.progress, compile
     learner.precision, learner.modules_to_train = Precision(precision), modules_to_train
     return learner.build()

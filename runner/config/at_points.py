@@ -38,7 +38,7 @@ class HooksOfModules:
                 member.progress.updates += member.is_updated
         for module_id, member in list(self.members.items()):
             _call_one(point, module_id, member, *batches)
-        if point == "post_loss" and self._have_all_stopped():
+        if point in ("post_loss", "post_optim") and self._have_all_stopped():
             self.trainer.optim_stopped = True
         return None
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from runner.config.parts import Config
 from runner.learner.module import Module
-from runner.spec import ConfigError
+from runner.spec import ConfigError, Progress
 
 Shapes = Mapping[str, Any]
 """Of the networks and targets of a module."""
@@ -23,13 +23,21 @@ class Offer(NamedTuple):
 
 
 class Change(NamedTuple):
-    """What a hook does: when, and to which module; it adds one where there is an offer, and else removes it."""
+    """What a hook does: when, and to which module; it adds one where there is an offer, and else removes it.
+
+    ``maker`` is the hook itself, which remembers as ``is_done`` that it was done.
+    """
 
     hook: str
     unit: str
     number: float
     module_id: str
     offer: Offer | None = None
+    maker: Any = None
+
+    @property
+    def is_done(self) -> bool:
+        return bool(getattr(self.maker, "is_done", False))
 
 
 def shapes_of(module: Module) -> Shapes:
@@ -74,14 +82,14 @@ def own_env_steps(
 
     Args:
         frames: env steps of a batch of each module that is there at the beginning, itself among them.
-        changes: of all of the run; those whose times cannot be compared are left out.
+        changes: of all of the run; those that are done, or whose times cannot be compared, are left out.
     """
     there, played, now = dict(frames), 0.0, begin
     for time, change in _timed(changes, frame_skip):
-        is_now = begin - sum(frames.values()) < time <= begin and change.offer is None  # by a hook that comes later
-        if not (is_now and change.module_id != module_id) and not begin < time < end:
+        if change.is_done or time >= end:
             continue
-        played, now = played + max(time - now, 0) * there[module_id] / sum(there.values()), max(time, now)
+        time = max(time, begin)  # one that is due comes in this very batch
+        played, now = played + (time - now) * there[module_id] / sum(there.values()), time
         if change.offer is not None:
             there[change.module_id] = frames_of(change.offer.tree)
         elif change.module_id == module_id:
@@ -91,6 +99,17 @@ def own_env_steps(
     return max(int(played + (end - now) * there[module_id] / sum(there.values())), 1)
 
 
+def due(changes: Sequence[Change], progress: Progress) -> list[Change]:
+    """Those whose time has come, and that are not done, by their times; of those at one time by their hooks' order."""
+    come = [one for one in changes if not one.is_done and getattr(progress, one.unit) >= one.number]
+    units = {"env_steps": 1, "frames": progress.frame_skip}
+    return sorted(come, key=lambda one: one.number / units.get(one.unit, 1)) if len(_units(come)) == 1 else come
+
+
+def _units(changes: Sequence[Change]) -> set[str]:
+    return {"env_steps" if change.unit == "frames" else change.unit for change in changes}
+
+
 def frames_of(tree: Config) -> int:
     """Env steps of a batch, which say how fast a module plays."""
     return int(tree["collector"].get("frames_per_batch") or 1)
@@ -98,7 +117,7 @@ def frames_of(tree: Config) -> int:
 
 def _in_order(changes: Sequence[Change], frame_skip: int, end: float) -> list[Change]:
     """Those within the run, by their times; none where the times cannot be compared."""
-    units = {"env_steps" if change.unit == "frames" else change.unit for change in changes}
+    units = _units(changes)
     if len(units) != 1:
         return []
     if units == {"env_steps"}:

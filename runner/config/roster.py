@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 from runner.collectors.by_module import CollectorByModule
 from runner.config.at_points import HooksOfModules
 from runner.config.build import Builder
-from runner.config.changes import Change, Offer, check_changes, frames_of, not_alike, own_env_steps, shapes_of
+from runner.config.changes import (
+    Change,
+    Offer,
+    check_changes,
+    due,
+    frames_of,
+    not_alike,
+    own_env_steps,
+    shapes_of,
+)
 from runner.config.member import Member, RunOfModule
 from runner.config.modules import wrong_id
 from runner.config.parts import Config, build_acting, build_module, check_capacity, check_first
@@ -65,7 +74,7 @@ class Roster:
             raise
 
     def _lengths(self) -> dict[str, int]:
-        """The env steps that each module will have played at the end of the run."""
+        """The env steps that each module would have played at the end of the run if nobody came or went."""
         frames = {module_id: frames_of(tree) for module_id, tree in self.config["modules"].items()}
         total = self.builder.runtime["total_env_steps"]
         return {module_id: total * own // sum(frames.values()) for module_id, own in frames.items()}
@@ -111,18 +120,14 @@ class Roster:
     def _make_learner(self) -> Learner:
         """One learner of all modules, of the kind that is wanted."""
         runtime = self.builder.runtime
-        learner = self._learner_of(list(self.members.values()))
-        learner.modules_to_train, learner.is_keyed = self._chosen(), True
-        restore_modules(learner, self.config["learner"].get("restore"), runtime["run"])
-        return learner
-
-    def _learner_of(self, members: Sequence[Member]) -> Learner:
-        runtime, options = self.builder.runtime, self.config["learner"]
+        options: Config = self.config["learner"]
         kind, precision = self.builder.build_later(options.get("kind")), options.get("precision", "fp32")
-        specs = {member.module_id: member.spec for member in members}
-        learner = build_learner(specs, kind, runtime["progress"], runtime["compile"], precision)
-        for member in members:
+        specs = {module_id: member.spec for module_id, member in self.members.items()}
+        learner = build_learner(specs, kind, runtime["progress"], runtime["compile"], precision, self._chosen())
+        for member in self.members.values():
             _check_module(member, learner)
+        learner.is_keyed = True
+        restore_modules(learner, self.config["learner"].get("restore"), runtime["run"])
         return learner
 
     def register(self, trainer: Any) -> None:
@@ -146,13 +151,16 @@ class Roster:
         hook.register(member, name)
         member.hooks[name] = self.hooks[f"{member.module_id}/{name}"] = hook
 
-    def offer(self, hook: str, at: Mapping[str, float], module_id: str, tree: Config, like: str | None) -> None:
+    def offer(
+        self, hook: str, at: Mapping[str, float], module_id: str, tree: Config, like: str | None, maker: Any = None
+    ) -> None:
         """Let ``hook`` add a module later; what is wrong with it is found out now, by making one."""
         if words := wrong_id(module_id):
             raise ConfigError(f"hooks.{hook}.module_id: {words}")
         trial = self._make(module_id, tree, 1)
         try:
-            learner = self._learner_of([trial])
+            learner = build_learner({module_id: trial.spec})
+            _check_module(trial, learner)
             self.source.check(module_id, trial.source)
         except ValueError as error:
             raise ConfigError(f"hooks.{hook}: {error}") from error
@@ -160,12 +168,23 @@ class Roster:
             trial.collector.shutdown()
             trial.evaluation.close()
         self.offers[hook] = Offer(module_id, tree, like, shapes_of(learner.modules[module_id]))
-        self.expect(hook, at, module_id, self.offers[hook])
+        self.expect(hook, at, module_id, self.offers[hook], maker)
 
-    def expect(self, hook: str, at: Mapping[str, float], module_id: str, offer: Offer | None = None) -> None:
-        """``hook`` is going to add a module, or to remove one."""
+    def expect(
+        self, hook: str, at: Mapping[str, float], module_id: str, offer: Offer | None = None, maker: Any = None
+    ) -> None:
+        """``hook`` is going to add a module, or to remove one; ``maker`` is the hook itself."""
         ((unit, number),) = at.items()
-        self._changes.append(Change(hook, unit, number, module_id, offer))
+        self._changes.append(Change(hook, unit, number, module_id, offer, maker))
+
+    def make_changes(self) -> None:
+        """Make all changes whose time has come, in the order of their times, whichever hook is the first to ask."""
+        for change in due(self._changes, self.builder.runtime["progress"]):
+            change.maker.is_done = True
+            if change.offer is None:
+                self.remove(change.module_id)
+            else:
+                self.add(change.hook)
 
     def check_changes(self) -> None:
         """Find out now, when all hooks are there, what would end the run when its time has come."""

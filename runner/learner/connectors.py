@@ -57,7 +57,8 @@ def join_steps(episodes: Episodes, batch: TensorDictBase | None = None) -> Tenso
 def pad_sequences(episodes: Episodes, batch: TensorDictBase | None = None) -> TensorDictBase:
     """One row for each episode, ``[E, longest T]``, zeros after its end, where the collector's mask is false.
 
-    Importance weights, 0 there, make means over all what those over the steps alone would be.
+    Importance weights, 0 there, make means over all what those over the steps alone would be, and let each step count
+    alike in minibatches of rows; in those, advantages that a loss normalizes are not, for which batches stay whole.
     """
     longest = max(len(episode) for episode in episodes)
     batch = TensorDict.stack([_padded(episode, longest) for episode in episodes])

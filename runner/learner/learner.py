@@ -239,7 +239,6 @@ class Learner(Updates):
 
     def _state(self, components: Names = None, not_components: Names = None) -> StateDict:
         self._check_is_built()
-        self._end_update()
         wanted = None if components is None else check_names(components, self.modules)
         unwanted = check_names(not_components, self.modules)
         state: StateDict = {"weights_seq_no": self.weights_seq_no}
@@ -255,7 +254,9 @@ class Learner(Updates):
         return networks_state(self.modules[module_id])
 
     def _optimizer_of(self, module_id: str) -> StateDict:
-        return {**optimizations_state(self.modules[module_id]), **self._own[module_id].state_dict()}
+        own = self._own[module_id].state_dict()
+        own["updates"] += self._has_stepped and module_id in self._updated  # which is counted when the next one begins
+        return {**optimizations_state(self.modules[module_id]), **own}
 
     def _state_of_all(self) -> StateDict:
         """What is of no module: who is updated, but for functions, which are configuration, and where all are."""
@@ -272,17 +273,24 @@ class Learner(Updates):
         if not any(name in state for name in (*COMPONENTS, SELECTED)):
             there = ", ".join(map(str, state)) or "nothing"
             raise ValueError(f"a state has {', '.join(COMPONENTS)}; this one has {there}")
-        parts = [f"{name}/{one}" for name in (RL_MODULE, OPTIMIZER) for one in state.get(name, {})]
+        parts = [METRICS, *(f"{name}/{one}" for name in (RL_MODULE, OPTIMIZER) for one in state.get(name, {}))]
         for name in (RL_MODULE, OPTIMIZER):
             check_modules(state.get(name, {}), self.modules, is_whole=False)
-        before = copied({**self._state(parts), **self._state_of_all()})
+        before, was_stepped = copied({**self._state(parts), **self._state_of_all()}), self._has_stepped
+        counts = {module_id: own.updates for module_id, own in self._own.items()}
         try:
             self._take(state)
-        except BaseException:
+        except BaseException as error:
             self._take(before)
+            for module_id, own in self._own.items():
+                own.updates = counts[module_id]
+            self._has_stepped = was_stepped
+            if isinstance(error, KeyError):
+                raise CheckpointError(f"the state has no {error.args[0]}") from error
             raise
 
     def _take(self, state: StateDict) -> None:
+        """An update that is under way is over for those modules whose state stays as it is, too."""
         self._end_update()
         for module_id, part in state.get(RL_MODULE, {}).items():
             load_networks(module_id, self.modules[module_id], part)

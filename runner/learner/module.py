@@ -113,7 +113,7 @@ class Module(NamedTuple):
 class ModuleConfig:
     """How the networks of a module are optimized.
 
-    ``update_every`` counts the run's updates; ``every`` of a stage counts those that it leaves.
+    ``update_every`` counts the module's updates; ``every`` of a stage counts those that it leaves.
 
     Args:
         optimizer: makes an optimizer from parameters.

@@ -29,6 +29,9 @@ _SCHEDULED = ("lr", "momentum", "betas")
 """What torch's schedulers set; some move the momentum against the learning rate."""
 
 
+_SHAPED = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "momentum_buffer", "square_avg", "grad_avg")
+"""Moments that have the shape of their parameter."""
+
 NON_FINITE_LIMIT = 100
 """In a row; a loss scale that begins too high is right after some twenty."""
 COUNTS = ("skipped", "zeroed", "non_finite_in_a_row")
@@ -47,7 +50,7 @@ class Optimization:
     Args:
         optimizer: with the parameters, of one or several networks, that these losses may move.
         terms: the terms of the loss it minimizes; ``None`` for all.
-        every: apply in every n-th update of the run.
+        every: apply in every n-th update: of the module, in a Learner.
         schedule: learning rate over env steps, or a torch scheduler, which is stepped after each applied update.
         clip: bounds the gradients; ``None`` leaves them.
         loss_weights: by name of a ``loss_*`` key without its prefix; 1 where not named.
@@ -246,11 +249,19 @@ class Optimization:
             raise CheckpointError(f"the checkpoint has moments of {state['kind']}, which {kind} cannot go on with")
         groups = self.optimizer.state_dict()["param_groups"]
         moments = {int(index): _copied(values) for index, values in state["optimizer"].items()}
+        for index, values in moments.items():
+            self._check_shapes(index, values)
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         if isinstance(self.schedule, LRScheduler):
             _load(self.schedule, state["schedule"])
         for name in COUNTS:
             setattr(self, name, state.get(name, 0))
+
+    def _check_shapes(self, index: int, moments: Mapping[str, Any]) -> None:
+        own = list(self.parameters[index].shape) if index < len(self.parameters) else None
+        shapes = [list(moments[name].shape) for name in _SHAPED if isinstance(moments.get(name), Tensor)]
+        if strange := [shape for shape in shapes if shape != own]:
+            raise CheckpointError(f"{self.name}: moments of the shape {strange[0]} are not of parameter {index}: {own}")
 
 
 def _state_of(scheduler: LRScheduler) -> StateDict:

@@ -1,6 +1,6 @@
 """From a batch to new weights: losses, gradients and steps of all modules, in the right order."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -140,10 +140,13 @@ class Pipeline(Registry):
         """The modules that a batch is for; a ``ValueError`` for parts of modules that there are not."""
         if not self.is_keyed:
             return list(self.modules)
-        if unknown := [str(key) for key in batch.keys() if key not in self.modules]:
+        self._check_known(batch.keys())
+        return [module_id for module_id in self.modules if module_id in batch.keys()]
+
+    def _check_known(self, parts: Iterable[Any]) -> None:
+        if unknown := [str(one) for one in parts if one not in self.modules]:
             there = ", ".join(self.modules)
             raise ValueError(f"the batch has parts for {', '.join(unknown)}, which are no modules; there are {there}")
-        return [module_id for module_id in self.modules if module_id in batch.keys()]
 
     def _first_losses(self, module_id: str, batch: TensorDictBase) -> TensorDictBase:
         due = self._due(module_id)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import chain
 from typing import Any
 
 import torch
@@ -52,8 +53,8 @@ class Feeds:
             yield element
 
     def _next(self, source: Any) -> Any:
-        found = next((running for known, running in self._running if known is source), iter(()))
-        for running in (found, iter(source)):
+        begun = [running for known, running in self._running if known is source]
+        for running in chain(begun, (iter(one) for one in (source,))):  # which is begun where nothing is left
             self._running = [pair for pair in self._running if pair[0] is not source]
             element = next(running, _NOTHING)
             if element is not _NOTHING:
@@ -204,10 +205,9 @@ class Updates(Pipeline):
     def _selected(self, batch: Batches) -> dict[str, TensorDictBase]:
         """The batches of the modules to be updated, in the order of the modules, where the weights are."""
         parts = self._parts(batch)
-        if unknown := [str(one) for one in parts if one not in self.modules]:
-            there = ", ".join(self.modules)
-            raise ValueError(f"the batch has parts for {', '.join(unknown)}, which are no modules; there are {there}")
-        device, every = self.device, TensorDict(parts, batch_size=[])
+        self._check_known(parts)
+        device = self.device
+        every = TensorDict(parts, batch_size=[]) if self.is_keyed else next(iter(parts.values()), None)
         chosen = [one for one in self.modules if one in parts and self.should_module_be_updated(one, every)]
         return {one: parts[one] if device.type == "cpu" else parts[one].to(device) for one in chosen}
 

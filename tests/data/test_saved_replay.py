@@ -142,6 +142,11 @@ def test_of_a_module_that_came_back_the_rows_are_in_a_folder_of_its_own(tmp_path
         open_dataset(tmp_path / "modules" / "right-600")
 
 
+def test_a_run_may_lie_in_a_folder_called_modules(tmp_path):
+    save(tmp_path / "modules" / "a", "tensor", 5)
+    assert len(open_dataset(tmp_path / "modules" / "a")) == 10
+
+
 def test_a_run_of_one_module_has_no_others(tmp_path):
     save(tmp_path, "tensor", 5)
     with pytest.raises(DatasetError, match=r"which module's data. there is only"):

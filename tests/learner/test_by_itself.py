@@ -403,3 +403,77 @@ def test_a_function_of_an_optimizer_makes_its_scheduler():
     assert one.get_optimizer().param_groups[0]["lr"] == 0.005
     with pytest.raises(ValueError, match="has to make a torch scheduler; got a NoneType"):
         Learner(spec(scheduler=lambda optimizer: None)).build()
+
+
+class Counted:
+    """Begins anew whenever somebody asks for an iterator."""
+
+    begun = 0
+
+    def __iter__(self):
+        self.begun += 1
+        return iter([transitions(number) for number in range(3)])
+
+
+def test_an_iterable_is_begun_anew_only_at_its_end():
+    one, other, source = learner(), learner(), Counted()
+    for _ in range(2):
+        one.update_from_iterator(source, num_iters=2)
+    assert source.begun == 2
+    for number in (0, 1, 2, 0):
+        update(other, transitions(number))
+    assert same(bits(one), bits(other))
+
+
+def test_reading_a_state_in_an_update_moves_nothing_on():
+    one, other = (learner(options={"default": {"update_every": 2}}) for _ in range(2))
+    for number in range(6):
+        batch = transitions(number)
+        losses = one.compute_losses(batch)
+        one.get_state()
+        one.step(losses, batch)
+        counted = [one.get_state()["optimizer"]["default"]["updates"] for _ in range(2)]
+        assert counted == [number + 1] * 2
+        with pytest.raises(ValueError, match="a state has"):
+            one.set_state({})
+        update(other, transitions(number))
+        assert same(bits(one), bits(other))
+
+
+def test_a_refused_state_leaves_metrics_and_the_update_under_way():
+    one, other = (learner("left", "right", options={"right": {"update_every": 2}}) for _ in range(2))
+    one.metrics.log_value("x", 5, "sum")
+    state = one.get_state()
+    state["metrics_logger"] = {"stats": []}
+    for number in range(4):
+        batch = keyed("left", "right", seed=number)
+        one.step(one.compute_losses(batch), batch)
+        with pytest.raises(ValueError, match="there is no module 'nobody'"):
+            one.set_state({**state, "should_module_be_updated": ["nobody"]})
+        update(other, keyed("left", "right", seed=number))
+        assert all(same(bits(one, module_id), bits(other, module_id)) for module_id in ("left", "right"))
+    assert one.metrics.peek("x") == 5
+
+
+@pytest.mark.parametrize("state", [{"optimizer": {"default": {}}}, {"rl_module": {"default": {"q": {}}}}])
+def test_a_state_with_a_part_missing_is_refused_by_its_name(state):
+    with pytest.raises(CheckpointError, match="has no "):
+        learner().set_state(state)
+
+
+def test_moments_of_another_shape_are_refused():
+    one, other = learner(), learner()
+    one.update_from_batch(transitions())
+    state = one.get_state("optimizer")
+    moments = state["optimizer"]["default"]["optimizations"]["default"]["optimizer"]["0"]
+    moments["exp_avg"] = moments["exp_avg"][:, :1].clone()
+    with pytest.raises(CheckpointError, match=r"moments of the shape \[8, 1\] are not of parameter 0: \[8, 3\]"):
+        other.set_state(state)
+
+
+def test_a_lone_module_selects_by_its_own_batch():
+    seen = []
+    one = learner(modules_to_train=lambda module_id, batch: not seen.append(tuple(batch.batch_size)))
+    one.update_from_batch(transitions())
+    update(one, transitions())
+    assert seen == [(6,), (6,)]

@@ -493,3 +493,21 @@ def all_the_way(task, push, seed):
         _, reward, is_there, _, _ = env.step(push)
         total += reward
     return total
+
+
+def test_who_goes_before_another_comes_in_one_batch_goes_first_whichever_hook_is_named_first():
+    changes = ("hooks=[default,add_module,remove_module]", "hooks.add_module.module_id=right",
+               "hooks.add_module.at.env_steps=605", "hooks.remove_module.at.env_steps=601",
+               "hooks.remove_module.module_id=right")  # fmt: skip
+    after = trained(compose_modules(*changes))
+    assert after.trainer.progress.env_steps == 1200
+    assert after.modules["right"].progress.env_steps == (1200 - 620) // 2
+
+
+def one_argument(module_id):
+    return True
+
+
+def test_a_selector_that_cannot_be_asked_is_refused_before_anything_runs():
+    with pytest.raises(ValueError, match=r"one_argument is called with \(module_id, batch\)"):
+        built(compose_modules("learner.modules_to_train=tests.whole.test_modules.one_argument"))
